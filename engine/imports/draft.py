@@ -97,7 +97,9 @@ class Draft:
         if one.audience:
             rule["audience"] = one.audience
         if one.shares:
-            rule["filters"] = [{**self._hash(share.by), "ranges": [[share.low, share.high]]} for share in one.shares]
+            rule["filters"] = [
+                {**self._hash(share.by), "ranges": [list(part) for part in share.ranges]} for share in one.shares
+            ]
         for key, moment in (("start", one.start), ("end", one.end)):
             if abs(moment) != LATEST:
                 rule[key] = write_time(moment)

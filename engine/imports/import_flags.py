@@ -7,6 +7,7 @@ import yaml
 
 from engine.catalog.check.load import build_specs
 from engine.errors import BadInput, CatalogError
+from engine.imports.confidence.flags import read_confidence
 from engine.imports.draft import Draft
 from engine.imports.eppo import read_eppo
 from engine.imports.flagd import read_flagd
@@ -25,6 +26,7 @@ SYSTEMS: Mapping[str, FlagReader] = {
     "flagd": read_flagd,
     "flagsmith": read_flagsmith,
     "eppo": read_eppo,
+    "confidence": read_confidence,
 }
 CHANNELS: Json = {"channels": [{"key": "web", "title": "Web"}]}
 METRICS: Json = {"metrics": [{"key": "conversion", "title": "Ordered", "kind": "proportion", "event": PURCHASE}]}

@@ -40,6 +40,23 @@ class InRange(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """The range, as those of `InRanges`."""
+        return ((self.low, self.high),)
+
+
+class InRanges(msgspec.Struct, frozen=True):
+    """The share of units whose place lies in one of the ranges, which are in their order and do not meet."""
+
+    by: Hash
+    ranges: tuple[tuple[float, float], ...]
+
+    def outside(self) -> "InRanges":
+        """The share of all other units."""
+        edges = [0.0, *(edge for one in self.ranges for edge in one), 1.0]
+        return InRanges(self.by, tuple((a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b))
+
 
 class During(msgspec.Struct, frozen=True):
     """The time from `start` up to `end` (s since 1970)."""
@@ -66,16 +83,16 @@ class NoneOf(msgspec.Struct, frozen=True):
     part: "Tree"
 
 
-Tree = TraitTest | InRange | During | AllOf | AnyOf | NoneOf
+Tree = TraitTest | InRange | InRanges | During | AllOf | AnyOf | NoneOf
 ALWAYS, NEVER = AllOf(), AnyOf()
-_Leaf = TraitTest | InRange | During
+_Leaf = TraitTest | InRange | InRanges | During
 
 
 class Alternative(msgspec.Struct, frozen=True):
     """The conditions of one rule."""
 
     audience: Criteria
-    shares: tuple[InRange, ...] = ()
+    shares: tuple[InRange | InRanges, ...] = ()
     start: float = -LATEST
     end: float = LATEST
 
@@ -113,7 +130,7 @@ def negate(tree: Tree) -> Tree:
 def has_shares(tree: Tree) -> bool:
     """Whether the tree hashes or asks the time, which needs rules."""
     match tree:
-        case InRange() | During():
+        case InRange() | InRanges() | During():
             return True
         case AllOf(parts) | AnyOf(parts):
             return any(map(has_shares, parts))
@@ -177,6 +194,10 @@ def _spread(tree: Tree, *, negated: bool) -> Iterator[tuple[_Leaf, ...]]:
         case InRange(by, low, high):
             kept = [(0.0, low), (high, 1.0)] if negated else [(low, high)]
             yield from ((InRange(by, part[0], part[1]),) for part in kept if part[0] < part[1])
+        case InRanges():
+            part_of = tree.outside() if negated else tree
+            if part_of.ranges:
+                yield (part_of,)
         case During(start, end):
             spans = [During(end=start), During(start=end)] if negated else [tree]
             yield from ((span,) for span in spans if span.start < LATEST and span.end > -LATEST)
@@ -202,7 +223,7 @@ def _product(parts: Sequence[Tree], *, negated: bool) -> Iterator[tuple[_Leaf, .
 def _alternative(leaves: Sequence[_Leaf]) -> Alternative:
     return Alternative(
         audience=_join([leaf.condition for leaf in leaves if isinstance(leaf, TraitTest) and leaf.condition]),
-        shares=tuple(leaf for leaf in leaves if isinstance(leaf, InRange)),
+        shares=tuple(leaf for leaf in leaves if isinstance(leaf, InRange | InRanges)),
         start=max((leaf.start for leaf in leaves if isinstance(leaf, During)), default=-LATEST),
         end=min((leaf.end for leaf in leaves if isinstance(leaf, During)), default=LATEST),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.catalog.diff.experiments import compare_specs
-from engine.catalog.plan.peer_hashing import murmur3, peer_place
+from engine.catalog.plan.peer_hashing import murmur3, murmur3_long, peer_place
 from engine.decision.assign import assign
 from tests.catalog.folder import plan, specs, subject
 
@@ -24,6 +24,11 @@ def test_murmur3_gives_its_published_values() -> None:
     ]
 
 
+def test_murmur3_of_128_bits_gives_its_published_values() -> None:
+    fox = b"The quick brown fox jumps over the lazy dog"
+    assert [murmur3_long(data) for data in (b"", b"hello", fox)] == [0, 0xCBD8A7B341BD9B02, 0xE34BBC7BBC071B6C]
+
+
 @pytest.mark.parametrize(("name", "seed", "buckets", "unit", "place"), CASES, ids=str)
 def test_a_unit_has_the_place_that_the_other_system_gives(
     name: Any, seed: str, buckets: int | None, unit: str, place: float
@@ -32,7 +37,7 @@ def test_a_unit_has_the_place_that_the_other_system_gives(
 
 
 def test_no_place_is_1() -> None:
-    for name in ("launchdarkly", "flagsmith", "eppo", "unleash"):
+    for name in ("launchdarkly", "flagsmith", "eppo", "unleash", "confidence"):
         place = peer_place(name, "s")
         assert all(0 <= place(f"u-{number}") < 1 for number in range(20_000))
 

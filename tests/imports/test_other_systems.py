@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from engine.imports.model import ImportResult
 
 NOW = 1_790_000_000.0
 Json = dict[str, Any]
+Part = Mapping[str, Any]
+NOTHING: Part = {}
 
 
 def imported(system: str, document: Json) -> tuple[ImportResult, Plan]:
@@ -45,6 +48,23 @@ def eppo_without_shards() -> Json:
     allocation = {"key": "a", "splits": [{"variationKey": "on", "shards": shards}]}
     flag = {"enabled": True, "variations": {"on": {"key": "on", "value": "x"}}, "allocations": [allocation]}
     return {"flags": {"f": {**flag, "totalShards": 0}}}
+
+
+def confidence(flag: Part = NOTHING, rule: Part = NOTHING, segment: Part = NOTHING) -> Json:
+    assignment = {"variant": {"variant": "flags/f/variants/on"}, "bucketRanges": [{"upper": 10}]}
+    made = {
+        "name": "flags/f/rules/r",
+        "segment": "segments/s",
+        "enabled": True,
+        "assignmentSpec": {"bucketCount": 10, "assignments": [assignment]},
+    }
+    variants = [{"name": "flags/f/variants/on", "value": {"a": 1}}]
+    one = {"name": "flags/f", "state": "ACTIVE", "variants": variants, "rules": [{**made, **rule}]}
+    return {"flags": [{**one, **flag}], "segments": [{"name": "segments/s", **segment}]}
+
+
+def targets(criterion: Json) -> Json:
+    return {"targeting": {"criteria": {"c": criterion}, "expression": {"ref": "c"}}}
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS.keys() - {"growthbook"}))
@@ -325,6 +345,40 @@ def test_a_construct_means_the_same(
             "not kept; has the time 1000000000000000 s",
         ),
         ("growthbook", growthbook({"force": 1, "coverage": 1e308}), "not kept; has a value that cannot be read"),
+        ("confidence", confidence(rule={"enabled": False}), "f r: changed; the rule is not enabled"),
+        ("confidence", confidence(rule={"environments": ["environments/dev"]}), "changed; the rule is for dev"),
+        (
+            "confidence",
+            confidence(rule={"materialization_spec": {"read_materialization": "m"}}),
+            "changed; stored assignments are not in the file",
+        ),
+        ("confidence", confidence(rule={"segment": "segments/none"}), "the segment is not in the file, or archived"),
+        ("confidence", confidence(flag={"state": "ARCHIVED"}), "f: not kept; is archived"),
+        (
+            "confidence",
+            confidence(segment={"allocation": {"proportion": {"value": "0.3"}}}),
+            "changed; its buckets are not in the file",
+        ),
+        (
+            "confidence",
+            confidence(segment={"bitsetAllocation": {"bitset": "Dw=="}}),
+            "not kept; has the segment segments/s with a part of the buckets, and the file has no account",
+        ),
+        (
+            "confidence",
+            confidence(segment=targets({"materializedSegment": {"materializedSegment": "m"}})),
+            "not kept; asks for a materialized segment",
+        ),
+        (
+            "confidence",
+            confidence(segment=targets({"segment": {"segment": "segments/s"}})),
+            "not kept; has the segment segments/s, which needs itself",
+        ),
+        (
+            "confidence",
+            confidence(segment=targets({"attribute": {"attributeName": "a", "newRule": {}}})),
+            "not kept; has a targeting rule without a known form: attributeName, newRule",
+        ),
         ("eppo", eppo_without_shards(), "not kept; has a value that cannot be read"),
     ],
     ids=lambda one: str(one)[:40],
@@ -377,6 +431,11 @@ def test_a_flag_never_takes_the_name_of_a_file_that_is_no_flag() -> None:
             {"a": None, "ok": "ok"},
         ),
         ("flagd", {"flags": {"a": 1, "ok": {"state": "ENABLED", "variants": {"on": 1}}}}, {"a": None, "ok": "ok"}),
+        (
+            "confidence",
+            {"flags": [None, {"name": "flags/a", "rules": [3]}, {"name": "flags/ok"}], "segments": [1]},
+            {"flags[0]": None, "a": None, "ok": "ok"},
+        ),
     ],
     ids=lambda one: str(one)[:20],
 )

@@ -11,6 +11,7 @@ hashed, in the function, and in how many places there are:
 | `flagd_text`, `flagd_unit` | `seed` + `unit`, the unit alone, in CBOR | the same |
 | `flagsmith` | `seed` + `unit` | MD5 modulo 9999, divided by 9998 |
 | `eppo` | `seed-unit` | the first 32 bits of MD5 modulo `buckets`, by default 10,000 |
+| `confidence` | `seed|unit` | bits 4 to 63 of MurmurHash3 (x64, 128 bits) modulo `buckets`, by default 1,000,000 |
 
 MurmurHash3: A. Appleby, https://github.com/aappleby/smhasher; texts are hashed as UTF-8.
 """
@@ -23,6 +24,7 @@ from hashlib import md5, sha1
 from engine.catalog.spec.hashed import USUAL_BUCKETS, HashName
 
 _MASK = 0xFFFFFFFF
+_MASK_LONG = 0xFFFFFFFFFFFFFFFF
 _VARIANT_SEED = 86_028_157
 """The seed with which Unleash hashes variants, so that they are independent of rollouts."""
 _LONG = float(0xFFFFFFFFFFFFFFF)
@@ -47,6 +49,8 @@ def peer_place(name: HashName, seed: str, buckets: int | None = None) -> Callabl
         return lambda unit: murmur3(_cbor(prefix + unit)) / 2**32
     if name == "flagsmith":
         return partial(_flagsmith, seed)
+    if name == "confidence":
+        return partial(_confidence, f"{seed}|", places)
     return partial(_eppo, seed, places)
 
 
@@ -62,6 +66,40 @@ def murmur3(data: bytes, seed: int = 0) -> int:
     state = (state ^ state >> 16) * 0x85EBCA6B & _MASK
     state = (state ^ state >> 13) * 0xC2B2AE35 & _MASK
     return state ^ state >> 16
+
+
+def murmur3_long(data: bytes) -> int:
+    """The first 64 of the 128 bits of MurmurHash3 for x64, of the data, as a number without sign."""
+    one = two = 0
+    whole = len(data) & ~15
+    for first, second in struct.iter_unpack("<QQ", data[:whole]):
+        one = (_rotate_long(one ^ _scramble_first(first), 27) + two) * 5 + 0x52DCE729 & _MASK_LONG
+        two = (_rotate_long(two ^ _scramble_second(second), 31) + one) * 5 + 0x38495AB5 & _MASK_LONG
+    rest = data[whole:]
+    two ^= _scramble_second(int.from_bytes(rest[8:], "little"))
+    one ^= _scramble_first(int.from_bytes(rest[:8], "little"))
+    one, two = one ^ len(data), two ^ len(data)
+    one = one + two & _MASK_LONG
+    two = two + one & _MASK_LONG
+    return _finish_long(one) + _finish_long(two) & _MASK_LONG
+
+
+def _scramble_first(block: int) -> int:
+    return _rotate_long(block * 0x87C37B91114253D5 & _MASK_LONG, 31) * 0x4CF5AD432745937F & _MASK_LONG
+
+
+def _scramble_second(block: int) -> int:
+    return _rotate_long(block * 0x4CF5AD432745937F & _MASK_LONG, 33) * 0x87C37B91114253D5 & _MASK_LONG
+
+
+def _rotate_long(value: int, bits: int) -> int:
+    return (value << bits | value >> 64 - bits) & _MASK_LONG
+
+
+def _finish_long(state: int) -> int:
+    state = (state ^ state >> 33) * 0xFF51AFD7ED558CCD & _MASK_LONG
+    state = (state ^ state >> 33) * 0xC4CEB9FE1A85EC53 & _MASK_LONG
+    return state ^ state >> 33
 
 
 def _scramble(block: int) -> int:
@@ -98,6 +136,10 @@ def _flagsmith(seed: str, unit: str) -> float:
 def _eppo(seed: str, buckets: int, unit: str) -> float:
     digest = md5(_encode(f"{seed}-{unit}"), usedforsecurity=False).digest()
     return int.from_bytes(digest[:4], "big") % buckets / buckets
+
+
+def _confidence(prefix: str, buckets: int, unit: str) -> float:
+    return (murmur3_long(_encode(prefix + unit)) >> 4) % buckets / buckets
 
 
 def _cbor(text: str) -> bytes:

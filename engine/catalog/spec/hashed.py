@@ -14,8 +14,9 @@ HashName = Literal[
     "flagd_unit",
     "flagsmith",
     "eppo",
+    "confidence",
 ]
-USUAL_BUCKETS = {"unleash": 100, "unleash_variants": 1000, "eppo": 10_000}
+USUAL_BUCKETS = {"unleash": 100, "unleash_variants": 1000, "eppo": 10_000, "confidence": 1_000_000}
 """The places of the hashes that have a number of them."""
 
 
@@ -23,7 +24,7 @@ class Hashed(Spec, frozen=True, kw_only=True):
     """The hash: GrowthBook's in one of its versions, or with `hash` that of another system.
 
     `counterpoint import` writes `hash`, so that everyone keeps what they have. `buckets` is the number of places, for
-    `unleash` (by default 100), `unleash_variants` (1000) and `eppo` (10,000).
+    `unleash` (by default 100), `unleash_variants` (1000), `eppo` (10,000) and `confidence` (1,000,000).
     """
 
     hash_version: Literal[1, 2] = 2

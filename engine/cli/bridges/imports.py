@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from engine.imports.growthbook_proof import Proof
     from engine.imports.model import ImportResult
 
-System = Literal["growthbook", "unleash", "launchdarkly", "flagd", "flagsmith", "eppo"]
+System = Literal["growthbook", "unleash", "launchdarkly", "flagd", "flagsmith", "eppo", "confidence"]
 IDS = 10_000
 
 
