@@ -104,8 +104,8 @@ class MetricKind:
 
     @property
     def is_sum_of_rows(self) -> bool:
-        """Whether the rows of a table alone give it: sums, numbers, days and presences of a unit's rows do."""
-        return self.has_moments and not (self.has_denominator or self.has_steps or self.is_of_answers)
+        """Whether sums over a table's rows give it: sums, numbers, days, presences and ratios of a unit's rows do."""
+        return self.has_moments and not (self.has_steps or self.is_of_answers)
 
     @property
     def rewards_are_counts(self) -> bool:

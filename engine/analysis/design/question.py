@@ -33,6 +33,7 @@ class MeasuredTable(msgspec.Struct, frozen=True, kw_only=True):
     customer: str
     time: str
     value: str | None = None
+    denominator: str | None = None
     currency: str | None = None
     identifier: IdKind | None = None
     rates: dict[str, float] = {}
@@ -93,7 +94,7 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(
                 f"metric {self.name!r} is a {self.kind} and needs the property that it measures, as in value: revenue"
             )
-        if rules.has_denominator != (self.denominator is not None):
+        if self.source is None and rules.has_denominator != (self.denominator is not None):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")

@@ -213,6 +213,7 @@ def _measured_table(table: TableSpec, plan: Plan) -> MeasuredTable:
         customer=table.customer,
         time=table.time,
         value=table.value,
+        denominator=table.denominator,
         currency=table.currency,
         identifier=table.identifier,
         rates={plan.currency: 1.0, **plan.rules.rates} if table.currency else {},

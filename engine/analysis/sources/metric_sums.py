@@ -54,7 +54,7 @@ def measure_members(
     for index, spec in enumerate(specs):
         if spec.source is not None:
             tables.append(TableMetric(f"m{index}", spec, spec.source))
-            measures.append(_measure(spec, tables[-1].columns))
+            measures.append(_measure(spec, *tables[-1].terms))
             continue
         added, passed, measure = _values(events, spec, f"m{index}")
         sums += added
@@ -231,19 +231,23 @@ def _funnels(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[Fu
         funnels.append(
             FunnelValue(name=f"{name}{suffix}", steps=steps, events=names, within=spec.within, refunds=taken_back)
         )
-    return funnels, _measure(spec, [each.name for each in funnels])
+    return funnels, _measure(spec, *((each.name,) for each in funnels))
 
 
-def _measure(spec: MeasuredMetric, columns: Sequence[str]) -> Measure:
-    """The measure of a metric that is a mean over units; the columns after the first are covariates."""
+def _measure(spec: MeasuredMetric, value: Sequence[str], *covariates: Sequence[str]) -> Measure:
+    """The measure of a metric that is a mean over units, or with a second column in each term a ratio."""
     return Measure(
         name=spec.name,
         kind=spec.kind,
-        y=Term(columns[0]),
-        covariates=tuple(Term(name) for name in columns[1:]),
+        y=_term(value),
+        covariates=tuple(map(_term, covariates)),
         direction=spec.direction,
         margin=spec.margin,
     )
+
+
+def _term(columns: Sequence[str]) -> Term:
+    return Term(columns[0], columns[1] if len(columns) > 1 else None)
 
 
 def _sums(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[EventSum], Measure]:

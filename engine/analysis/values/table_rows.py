@@ -38,12 +38,25 @@ _TESTS: Mapping[str, Callable[[Any, Any], ir.BooleanValue]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowSum:
-    """One sum over a customer's rows, under `name`, from the moment `begins` up to `ends`, columns of EXPOSED."""
+    """One sum over a customer's rows, under `name`, from the moment `begins` up to `ends`, columns of EXPOSED.
+
+    With `is_below` it is the denominator of a ratio, which has a column and a filter of its own.
+    """
 
     name: str
     spec: MeasuredMetric
     begins: str
     ends: str
+    is_below: bool = False
+
+    @property
+    def filter(self) -> Mapping[str, object]:
+        """The condition on the rows that it adds up."""
+        return self.spec.denominator_filter if self.is_below else self.spec.filter
+
+    def value_of(self, table: MeasuredTable) -> str | None:
+        """The column that it adds up; None where it counts rows."""
+        return table.denominator if self.is_below else table.value
 
 
 def spelled_identifier(column: ir.Value, kind: str | None) -> ir.StringValue:
@@ -76,7 +89,7 @@ def exposed_table(moments: Sequence[str]) -> ir.Table:
 
 def list_table_columns(tables: Sequence[MeasuredTable], filters: Sequence[Mapping[str, object]]) -> list[str]:
     """The columns of a table that its metrics read, each once."""
-    named = [(one.customer, one.time, one.value, one.currency) for one in tables]
+    named = [(one.customer, one.time, one.value, one.denominator, one.currency) for one in tables]
     return list(
         dict.fromkeys([*(name for row in named for name in row if name), *(key for one in filters for key in one)])
     )
@@ -114,11 +127,12 @@ def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     taken = ibis.literal(value=True)
-    for column, wanted in one.spec.filter.items():
+    for column, wanted in one.filter.items():
         taken = taken & _meets(rows[column], wanted)
     found: dict[str, ir.Value] = {f"{one.name}_is": taken}
-    if table.value is not None:
-        found[f"{one.name}_v"] = rows[table.value].cast("float64")
+    value = one.value_of(table)
+    if value is not None:
+        found[f"{one.name}_v"] = rows[value].cast("float64")
     if table.currency is not None:
         code = rows[table.currency].cast("string").strip().upper()
         found[f"{one.name}_r"] = code.cases(*table.rates.items(), else_=None)

@@ -29,16 +29,22 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TableMetric(NamedTuple):
-    """A metric with the name of its column; its covariate, if it has one, is `NAME_pre`."""
+    """A metric with the name of its column; its covariate is `NAME_pre`, the denominator of either `…_den`."""
 
     name: str
     spec: MeasuredMetric
     table: MeasuredTable
 
     @property
+    def terms(self) -> tuple[tuple[str, ...], ...]:
+        """The columns of its value and of its covariate, if it has one, each with that of its denominator."""
+        names = (self.name, f"{self.name}_pre") if self.spec.covariate_window else (self.name,)
+        return tuple((name, f"{name}_den") if self.spec.rules.has_denominator else (name,) for name in names)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns of its values."""
-        return (self.name, f"{self.name}_pre") if self.spec.covariate_window else (self.name,)
+        return tuple(column for term in self.terms for column in term)
 
 
 def measure_tables(
@@ -95,23 +101,26 @@ def _measure_table(source: DuckDB, named: ir.Table, group: Sequence[TableMetric]
         return moments.setdefault((since, int(shift * SECOND), latest), f"t{len(moments)}")
 
     sums, tables = [], []
-    for name, spec, table in group:
+    for metric in group:
+        spec = metric.spec
         until = spec.delay + spec.window if spec.window is not None else None
         begins = moment("first", spec.delay)
         ends = moment("first", until, as_of + 1) if until is not None else moment("end", 0.0, as_of + 1)
-        sums.append(RowSum(name=name, spec=spec, begins=begins, ends=ends))
-        tables.append(table)
+        spans = [(begins, ends)]
         if spec.covariate_window:
-            before = moment("ever", -spec.covariate_window)
-            sums.append(RowSum(name=f"{name}_pre", spec=spec, begins=before, ends=moment("ever", 0.0)))
-            tables.append(table)
+            spans.append((moment("ever", -spec.covariate_window), moment("ever", 0.0)))
+        for (since, up_to), term in zip(spans, metric.terms, strict=True):
+            for name in term:
+                is_below = name != term[0]
+                sums.append(RowSum(name=name, spec=spec, begins=since, ends=up_to, is_below=is_below))
+                tables.append(metric.table)
     exposures = _read_exposures(source, named, moments)
     columns = list(dict.fromkeys(name for one in group for name in one.columns))
     if not exposures.rows:
         return _load(source, kept, ["n", *columns], [])
     times = [time for row in exposures.rows for time in row[2:] if isinstance(time, datetime)]
     connection = connect(group[0].table.connection, source)
-    rows = connection.table(group[0].table.table, list_table_columns(tables, [one.spec.filter for one in sums]))
+    rows = connection.table(group[0].table.table, list_table_columns(tables, [one.filter for one in sums]))
     query = sum_rows(rows, sums, tables, (min(times), max(times)))
     fetched = [dict(zip(query.columns, row, strict=True)) for row in connection.fetch(query, exposures)]
     for one, table in zip(sums, tables, strict=True):

@@ -42,7 +42,8 @@ def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
     """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
     kind = METRIC_KINDS[metric.kind]
     for key in kind.required:
-        if getattr(metric, key) is None and not (key == "value" and metric.source is not None):
+        in_table = metric.source is not None and key in {"value", "denominator"}
+        if getattr(metric, key) is None and not in_table:
             yield key, f"is missing; a metric of kind {metric.kind} needs it"
     yield from _check_steps(metric)
     if metric.at_least is not None and not kind.has_least:

@@ -55,19 +55,24 @@ def table_problems(metric: MetricSpec, known: DefinedNames) -> Iterator[FieldPro
         yield "kind", f"a {metric.kind} is not read from tables; use one of {', '.join(able)}"
     if (kind.needs_value or kind.is_money) and table.value is None:
         yield "source.value", f"is missing; a {metric.kind} needs the column that it adds up"
-    for key in ("event", "value"):
+    for key in ("event", "value", "denominator", "denominator_value"):
         if getattr(metric, key) is not None:
             yield key, "is of events, and this metric is read from a table; name its columns under 'source'"
     if table.currency is not None and table.value is None:
         yield "source.currency", "is the currency of a value, and there is none; add 'value', or leave it out"
-    yield from _check_filter(metric.filter)
+    if table.denominator is not None and not kind.has_denominator:
+        yield "source.denominator", f"a {metric.kind} has none; leave it out, or write kind: ratio"
+    if table.currency is not None and kind.has_denominator:
+        yield "source.currency", "is not converted in a ratio; leave it out, and filter by currency"
+    yield from _check_filter(metric.filter, "filter")
+    yield from _check_filter(metric.denominator_filter, "denominator_filter")
 
 
-def _check_filter(condition: Mapping[str, object]) -> Iterator[FieldProblem]:
+def _check_filter(condition: Mapping[str, object], key: str) -> Iterator[FieldProblem]:
     """Yield what a condition on columns cannot have: anything but comparisons of columns with constants."""
     for column, wanted in condition.items():
         if column.startswith("$"):
-            yield f"filter.{column}", "does not apply to a table's columns; write 'column: value' lines"
+            yield f"{key}.{column}", "does not apply to a table's columns; write 'column: value' lines"
             continue
         operators = wanted if isinstance(wanted, Mapping) else {"$eq": wanted}
         constants: list[object] = []
@@ -78,13 +83,13 @@ def _check_filter(condition: Mapping[str, object]) -> Iterator[FieldProblem]:
                 fits = name in COMPARISONS and isinstance(operand, _LITERALS)
             if not fits:
                 able = ", ".join(sorted(COMPARISONS | MEMBERSHIPS))
-                yield f"filter.{column}", f"compares a table's column by {name!r}; use {able} with texts or numbers"
+                yield f"{key}.{column}", f"compares a table's column by {name!r}; use {able} with texts or numbers"
                 break
             constants += operand if isinstance(operand, list) else [operand]
         else:
             if len({_kind_of(one) for one in constants}) != 1:
                 found = f"compares a table's column with {constants!r:.80}, which is not of one kind"
-                yield f"filter.{column}", f"{found}; write texts only, numbers only, or true and false"
+                yield f"{key}.{column}", f"{found}; write texts only, numbers only, or true and false"
 
 
 def _kind_of(literal: object) -> type:

@@ -16,7 +16,7 @@ from engine.analysis.values.connections import NOBODY, connect
 from engine.analysis.values.table_rows import RowSum, list_table_columns, sum_rows, unbound_columns
 from engine.analysis.values.warehouse_connections import warehouse_sql
 from engine.catalog.spec.sources import SourceSpec
-from engine.errors import BadInput
+from engine.errors import BadInput, CatalogError
 from tests.analysis.sources.tables import (
     CHANNELS,
     COLUMNS,
@@ -24,6 +24,7 @@ from tests.analysis.sources.tables import (
     METRICS,
     MONEY,
     NOW,
+    ROWS,
     START,
     TEST,
     TIME,
@@ -107,6 +108,51 @@ def test_no_error_has_a_part_of_a_password_that_is_badly_escaped(mark: str, monk
     assert "hush" not in str(refused.value)
     assert "quiet" not in str(refused.value)
     assert mark == "%00" or "%40" in str(refused.value)
+
+
+RATIOS = [
+    {"key": "basket", "kind": "ratio", "source": ROWS | {"value": "margin"}, "window": "7d"},
+    {
+        "key": "paid",
+        "kind": "ratio",
+        "source": ROWS | {"value": "margin", "denominator": "margin"},
+        "filter": {"state": "paid"},
+        "denominator_filter": {"state": {"$ne": "open"}},
+    },
+    {"key": "before", "kind": "ratio", "source": ROWS | {"value": "margin"}, "covariate_window": "14d"},
+]
+BY_HAND = """
+    SELECT substr('ab', w.n % 2 + 1, 1),
+        avg(CASE WHEN julianday(o."shipped at") < julianday('2026-11-08') THEN margin END),
+        sum(CASE WHEN state = 'paid' THEN margin END) / sum(CASE WHEN state <> 'open' THEN margin END)
+    FROM who AS w JOIN orders AS o ON o."c""id; DROP" = w.id
+    WHERE julianday(o."shipped at") >= julianday('2026-11-01') GROUP BY 1
+"""
+
+
+def test_a_ratio_of_a_tables_columns_agrees_with_a_query_by_hand(log: Path, tmp_path: Path) -> None:
+    file = tmp_path / "shop.db"
+    write_sqlite(file)
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE who (n, id)")
+        db.executemany("INSERT INTO who VALUES (?, ?)", [(n, name_of(n)) for n in range(60)])
+        by_hand = {variant: values for variant, *values in db.execute(BY_HAND)}
+    spec = TEST | {"metrics": {"primary": "basket", "secondary": ["paid", "before"]}}
+    shop = plan(
+        spec,
+        metrics={"metrics": RATIOS, **MONEY},
+        channels=CHANNELS,
+        sources={"sources": [{"key": "warehouse", "kind": "sqlite", "path": str(file)}]},
+    )
+    question, metrics = build_question(shop, "checkout")
+    basket, paid, before = analyze_experiment(question, metrics, log, as_of=NOW).metrics
+    assert basket.mean == pytest.approx({name: one[0] for name, one in by_hand.items()}, rel=1e-9)
+    assert paid.mean == pytest.approx({name: one[1] for name, one in by_hand.items()}, rel=1e-9)
+    assert before.covariates == ["before in the 14 days before"]
+    wrong = [RATIOS[0] | {"source": ROWS | {"value": "margin", "currency": "cur"}, "denominator": "view"}]
+    with pytest.raises(CatalogError) as refused:
+        plan(spec, metrics={"metrics": wrong, **MONEY}, sources={"sources": [{"key": "warehouse", "kind": "spark"}]})
+    assert {"metrics[0].source.currency", "metrics[0].denominator"} <= {one.path for one in refused.value.problems}
 
 
 def test_exposures_may_be_in_a_table_too(log: Path, tmp_path: Path) -> None:
