@@ -174,8 +174,8 @@ fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, b
 skew: .venv/dev.stamp ## a million random events: traits of live profiles against those computed from the log
 	$(BIN)/python -m loadtests.skew
 
-bench-lists: .venv/dev.stamp $(OBD) ## regret of lists beside independent draws and even lists; the Open Bandit sample: four minutes
-	$(BIN)/python -m tests.statistical.list_worlds
+bench-lists: .venv/dev.stamp $(OBD) ## regret of lists beside independent draws, even lists and VW; the Open Bandit sample: six minutes
+	$(BIN)/python -m tests.statistical.list_worlds --peers
 
 due: .venv/dev.stamp ## a day of messages to 100,000 customers, killed twice: half an hour
 	$(BIN)/python -m loadtests.due

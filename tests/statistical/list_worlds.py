@@ -1,12 +1,15 @@
 """A carousel whose truth is known: clicks follow an item's attraction and the share who look at its position.
 
 `python -m tests.statistical.list_worlds` (`make bench-lists`) compares lists, drawn by `decide` and learnt by `teach`,
-with even lists and with draws of each position by itself, which may repeat an item. It then compares policies on the
-three positions of the Open Bandit Dataset's sample, where that was downloaded.
+with even lists and with draws of each position by itself, which may repeat an item, and with Vowpal Wabbit's
+conditional contextual bandit on the same seeds (`--peers`). It then compares policies on the three positions of the
+Open Bandit Dataset's sample, where that was downloaded.
 """
 
 import argparse
 import csv
+import json
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from engine.learn.pending import OPEN, Pending
 from engine.learn.reward_rules import Lesson, reward_rules
 from engine.learn.teach import Learnt, fit_to_plan, teach
 from engine.vocabulary import item_name
+from loadtests.policies_bench import PEERS, ROOT, installed
 from policies import BetaThompson
 from policies.examination import learnt_shares
 from tests.catalog.folder import plan
@@ -141,6 +145,21 @@ def compare(worlds: Sequence[Carousel], ways: Sequence[How]) -> dict[str, tuple[
     return {how: (float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5)) for how, each in sums.items()}
 
 
+def compare_peers(worlds: Sequence[Carousel]) -> dict[str, tuple[float, float]]:
+    """As `compare`, of the peers in their own environment; empty where they do not install."""
+    if not installed():
+        return {}
+    described = [
+        {"attraction": world.attraction().tolist(), "examined": world.examined, "seed": world.seed}
+        | {"rounds": world.rounds, "batch": world.batch}
+        for world in worlds
+    ]
+    command = [PEERS / "bin" / "python", ROOT / "loadtests" / "lists_peers.py"]
+    done = subprocess.run(command, input=json.dumps(described), capture_output=True, text=True, check=True)
+    sums = {how: np.array(each) for how, each in json.loads(done.stdout).items()}
+    return {how: (float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5)) for how, each in sums.items()}
+
+
 def compare_on_dataset(file: Path) -> Iterator[str]:
     """Lines with the clicks per visitor that policies trained on the first half earn in the second, by IPS.
 
@@ -203,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2000)
+    parser.add_argument("--peers", action="store_true", help="compare with Vowpal Wabbit, which is installed apart")
     arguments = parser.parse_args()
     worlds = [Carousel(seed=seed, rounds=arguments.rounds) for seed in range(1, arguments.seeds + 1)]
     ways: tuple[How, ...] = (
@@ -215,8 +235,13 @@ def main() -> None:
     show(
         f"{arguments.rounds:,} lists of 4 of {worlds[0].items} items, {len(worlds)} seeds: clicks lost to the best list"
     )
-    for how, (mean, error) in compare(worlds, ways).items():
+    found = compare(worlds, ways)
+    peers = compare_peers(worlds) if arguments.peers else {}
+    for how, (mean, error) in {**found, **peers}.items():
         show(f"{how:26} {mean:8.1f} ± {error:.1f}")
+    if peers:
+        best = min(peers, key=lambda how: peers[how][0])
+        show(f"lists lose {1 - found['lists'][0] / peers[best][0]:.0%} less than the best peer, {best}")
     shares = np.mean([run(world, "lists").shares for world in worlds[:3]], axis=0)
     show(f"examination {list(EXAMINED)}, learnt {[round(float(share), 2) for share in shares]}")
     if DATASET.is_file():
