@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz schemathesis skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -171,6 +171,15 @@ FUZZED := tests/stories/test_orders_agree.py tests/stories/test_differential.py 
 fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, by SEED: forty minutes
 	FUZZ=$(CASES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -n 0 --timeout=0 -s --durations=4 $(FUZZED)
 
+.schemathesis/stamp: requirements-schemathesis.lock | .venv/bin/python
+	@$(PYTHON) -m venv .schemathesis
+	@.schemathesis/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-schemathesis.lock
+	@touch $@
+
+schemathesis: MINUTES = 10
+schemathesis: .venv/dev.stamp .schemathesis/stamp ## random requests by the OpenAPI document to a running server: MINUTES=10
+	$(BIN)/python -m loadtests.openapi_fuzz --minutes $(MINUTES) --command .schemathesis/bin/schemathesis
+
 skew: .venv/dev.stamp ## a million random events: traits of live profiles against those computed from the log
 	$(BIN)/python -m loadtests.skew
 
@@ -212,7 +221,8 @@ lock: .venv/dev.stamp ## resolve pyproject.toml into the locks
 	$(RESOLVE) --group fast -c requirements-dev.lock -o requirements-fast.lock
 	$(RESOLVE) --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
 	$(RESOLVE) --group audit -o requirements-audit.lock
+	$(RESOLVE) --group schemathesis -o requirements-schemathesis.lock
 	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
 clean: ## remove what was built, not what was logged
-	rm -rf .venv .audit .cache build dist
+	rm -rf .venv .audit .schemathesis .cache build dist

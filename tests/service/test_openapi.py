@@ -219,3 +219,18 @@ def test_an_item_that_is_answered_alone_breaks_no_rule_of_the_body(server: Any, 
     assert [one["status"] for one in server.post(path, body).json()["statuses"]] == ["rejected"] * 3
     assert not validator(schema).is_valid({name: [{}] * 1001})
     assert server.post(path, {name: [{}] * 1001}).status_code == 400
+
+
+def test_an_answer_without_a_type_of_its_own_is_what_the_document_says(server: Any) -> None:
+    server.post("/v1/events", {"batch": [{"type": "identify", "message_id": "doc-1", "user_id": "doc-1"}]})
+    content = openapi()["paths"]["/v1/profiles/{id}"]["get"]["responses"]["200"]["content"]  # type: ignore[index]
+    validator(content["application/json"]["schema"]).validate(server.get("/v1/profiles/doc-1").json())
+
+
+@pytest.mark.parametrize("number", [7, 2**64 - 1, 2**64, -(2**63) - 1, 0])
+def test_a_number_that_identifies_nobody_is_no_target_by_the_document(server: Any, number: int) -> None:
+    operation = openapi()["paths"]["/ofrep/v1/evaluate/flags/{key}"]["post"]  # type: ignore[index]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = {"context": {"anonymousId": number}}
+    answer = server.post("/ofrep/v1/evaluate/flags/checkout_layout", body)
+    assert validator(schema).is_valid(body) is (answer.status_code == 200), answer.text

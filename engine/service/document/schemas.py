@@ -77,7 +77,7 @@ def context_rule(_: ShopNames) -> Node:
 
 def target_rule(_: ShopNames) -> Node:
     """A context that names somebody, which a flag that depends on the customer needs."""
-    number = {"type": "integer", "not": {"enum": [0, -1]}}
+    number = {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1, "not": {"enum": [0, -1]}}
     some: list[Node] = [{"required": ["targetingKey"], "properties": {"targetingKey": _SOMEBODY}}]
     some += [{"required": [name], "properties": {name: {"anyOf": [_SOMEBODY, number]}}} for name in _TARGETS[1:]]
     return {"required": ["context"], "properties": {"context": {"allOf": [_CONTEXT, {"anyOf": some}]}}}

@@ -148,7 +148,8 @@ def _operation(one: Operation, types: Mapping[type, object], shop: ShopNames, *,
         for name, query in one.query.items()
         if (schema := query.schema(shop)) is not None
     ]
-    content: Node = {one.media: {"schema": types[one.answer] if one.answer else {"type": "string"}}}
+    plain = {"type": "object" if one.media == "application/json" else "string"}
+    content: Node = {one.media: {"schema": types[one.answer] if one.answer else plain}}
     if one.pages:
         content["text/html"] = {"schema": {"type": "string"}}
     responses: Node = {str(one.status): {"description": "OK", "content": content}}

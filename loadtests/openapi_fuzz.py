@@ -1,0 +1,79 @@
+"""Schemathesis over the OpenAPI document of a server that runs on the repository's shop, with every check.
+
+    python -m loadtests.openapi_fuzz [--minutes M] [--seed N] [--command FILE]
+
+It starts `counterpoint up` without keys, on a real store, and sends random requests, right and wrong, to every
+operation but the stream of notices, which does not end. Exits with 1 if an answer is not as the document says.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from engine.processes import counterpoint_command
+
+ROOT = Path(__file__).resolve().parents[1]
+STREAM = "/ofrep/v1/stream"
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A port of this machine that is free now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_until_ready(base: str) -> None:
+    """Return once the server takes requests.
+
+    Raises:
+        TimeoutError: if it does not within a minute.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{base}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError(f"{base} is not ready after {START_SECONDS:g} s")
+
+
+def main() -> int:
+    """Run it; the exit code is that of schemathesis."""
+    parser = argparse.ArgumentParser(description="schemathesis over the OpenAPI document of a running server")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--command", default="schemathesis")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        base = f"http://127.0.0.1:{port}"
+        words = ("up", "--experiments", str(ROOT / "experiments"), "--data", folder, "--port", str(port))
+        # A machine that is busy with the fuzzer itself must not make the store seem away.
+        environment = {**os.environ, "COUNTERPOINT_STORE_TIMEOUT": "5", "COUNTERPOINT_EVENT_TIMEOUT": "20"}
+        with (Path(folder) / "server.log").open("wb") as log:
+            server = subprocess.Popen(counterpoint_command(*words), env=environment, stdout=log, stderr=log)
+        try:
+            wait_until_ready(base)
+            run = [arguments.command, "run", f"{base}/docs/openapi.json", "--checks", "all", "--continue-on-failure"]
+            run += ["--max-time", f"{60 * arguments.minutes:.0f}", "--exclude-path", STREAM, "--no-color"]
+            run += ["--generation-database", "none", "--suppress-health-check", "too_slow", "--request-timeout", "60"]
+            run += ["--seed", str(arguments.seed)] if arguments.seed is not None else []
+            return subprocess.run(run, check=False).returncode
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
