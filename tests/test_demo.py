@@ -73,7 +73,7 @@ def _true_worth(log: Path, offer: str, line: str) -> float:
     shown = read_shown_log(log)
     factor, total = float(line.removeprefix("lever: ")), 0.0
     for row in shown.rows:
-        if row.policy is None:  # past the caps of the newsletter, with or without the lever
+        if row.policy is None:  # a degraded answer has the fallback, with or without the lever
             continue
         trace = shown.traces[row.decision_id]
         features = json.loads(row.context)

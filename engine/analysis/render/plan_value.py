@@ -12,6 +12,8 @@ from rich.text import Text
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.analysis.planvalue.line_values import LineValue, LineVerdict, PlanValue
     from engine.analysis.planvalue.rent import RentReport, RentVerdict, RuleRent
     from engine.catalog.diff.yaml_lines import ChangedLine
@@ -47,7 +49,7 @@ def render_plan_value(value: PlanValue) -> RenderableType:
         name = "all of them" if row is value.together else "; ".join(_place(line) for line in row.lines)
         parts += [Text(f"! {name}: {why}", style="yellow") for why in _reasons(row)]
         parts += [Text(f"- {name}: {note}") for note in row.notes]
-    parts += [Text(f"- {note}") for note in value.notes]
+    parts += [Text(f"- {note}") for note in [*_month_notes(rows), *value.notes]]
     if not value.lines:
         parts.append(Text("No line of YAML differs."))
     return Group(*parts)
@@ -93,9 +95,10 @@ def render_rent(report: RentReport) -> RenderableType:
     table.add_column("per 30 days\ninterval", justify="right")
     for rule in report.rules:
         table.add_row(f"{rule.where} {rule.rule} {_short(rule.value)}", *_cells(rule))
-    parts: list[RenderableType] = [Text(f"{head}, {report.currency}", style="bold"), table]
+    parts: list[RenderableType] = [Text(head, style="bold"), table]
     for rule in report.rules:
         parts += [Text(f"! {rule.where} {rule.rule}: {why}", style="yellow") for why in _reasons(rule)]
+    parts += [Text(f"- {note}") for note in _month_notes(report.rules)]
     if not report.rules:
         parts.append(Text("The shop has no rule that could be lifted."))
     return Group(*parts)
@@ -120,5 +123,14 @@ def _figures(effect: Effect, style: str, spec: str) -> Text:
 
 def _reasons(line: LineValue | RuleRent) -> list[str]:
     """Why a line has no figures, and what would give some."""
-    refused = (one for one in (line.per_thousand, line.per_month) if isinstance(one, NotEstimable))
-    return list(dict.fromkeys(f"{one.not_estimable}. {one.remedy}".removesuffix(". ") for one in refused))
+    refused = line.per_thousand
+    if not isinstance(refused, NotEstimable):
+        return []
+    return [f"{refused.not_estimable}. {refused.remedy}".removesuffix(". ")]
+
+
+def _month_notes(lines: Sequence[LineValue | RuleRent]) -> list[str]:
+    """Why lines with figures have none per month, once for all of them."""
+    months = [line.per_month for line in lines if not isinstance(line.per_thousand, NotEstimable)]
+    refused = [month.not_estimable for month in months if isinstance(month, NotEstimable)]
+    return [f"per 30 days: {why}" for why in dict.fromkeys(refused)]
