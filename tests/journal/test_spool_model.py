@@ -110,6 +110,12 @@ class SpoolModel(RuleBasedStateMachine):
         stream.publish_collected(self.client, self.committed)
         stream.trim_streams(self.client, list(self.committed.positions))
 
+    @rule(chance=st.integers(0, 3))
+    def lose_the_store(self, chance: int) -> None:
+        """Everything in it: what is not collected is in the spools still, and comes again."""
+        if chance == 0:
+            self.client.flushall()
+
     @rule()
     def restart_collector(self) -> None:
         self.reader = stream.Reader(self.client, "collector", self.committed, partitions=PARTITIONS)
