@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.measure.columns import check_numbers
 from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, load_daily
-from engine.analysis.measure.daily.ordered import OrderedDays
+from engine.analysis.measure.daily.ordered import OrderedDays, find_last_event
 from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, WITHOUT_CUSTOMERS, daily_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import DuckDB, ibis_table
@@ -159,7 +159,10 @@ class EventSource:
     @cached_property
     def last(self) -> int | None:
         """The moment of the report in microseconds: the one asked for, or the last event's; None without an event."""
-        last = self.until or self.rows("SELECT max(time) FROM {visits}")[0][0]
+        if self.until is not None:
+            return self.until
+        store, sql = self.daily, "SELECT max(time) FROM {visits}"
+        last = self.rows(sql)[0][0] if store is None else find_last_event(self.engine, store)
         return last if isinstance(last, int) else None
 
     @cached_property
@@ -191,11 +194,9 @@ class EventSource:
         return self.engine.keep(name, expression)
 
     def rows(self, sql: str, /, **values: str) -> list[ResultRow]:
-        """The rows of a statement, in which `{name}` stands for a value or a table.
+        """The rows of a statement in which `{name}` stands for a value or a table.
 
-        Tables are `{events}`, `{orders}` and those of `daily.tables`.
-
-        Values are SQL; a text of a user's goes through `text_literal` first.
+        Tables are `{events}`, `{orders}` and those of `daily.tables`. Values are SQL (see `text_literal`).
         """
         return self.engine.run(self.fill(sql, **values))
 
