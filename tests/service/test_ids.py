@@ -30,6 +30,15 @@ def test_a_sku_may_have_a_slash_and_a_route_may_not(server: Any) -> None:
     assert httpx.get(f"{server.base}/v1/stock/BAG/250").status_code == 404
 
 
+def test_a_sku_in_a_path_is_no_longer_than_one_in_a_body(server: Any) -> None:
+    for length, status in ((200, 200), (201, 400)):
+        sku = "x" * length
+        assert server.post(f"/v1/stock/{sku}", {"level": 3}).status_code == status
+        assert server.get(f"/v1/stock/{sku}").status_code == status
+        listed = server.post("/v1/stock", {"levels": [{"sku": sku, "level": 3}]}).json()
+        assert listed["statuses"][0]["status"] == ("set" if status == 200 else "rejected")
+
+
 def test_threads_never_make_the_same_decision_id() -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = [id_ for some in pool.map(lambda _: [new_id(1e9) for _ in range(5000)], range(8)) for id_ in some]

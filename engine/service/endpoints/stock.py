@@ -171,7 +171,7 @@ class StockDesk:
 
     async def get_places(self, call: Call) -> Reply:
         """Returns the rest of a SKU at each place, the nearest first."""
-        sku, places = str(call.path["sku"]), self._worker.plan.places
+        sku, places = _sku_of(call), self._worker.plan.places
         near = () if places is None else places.around(_read_position(call.query, places)).places
         shares = [stock_share(sku, one.place.key) for one in near]
         now = time.time()
@@ -220,7 +220,7 @@ class StockDesk:
         place = call.path.get("place")
         if place is not None and (problem := self._place_problem(str(place))):
             raise Refusal(404, problem, "place")
-        return str(call.path["sku"]), None if place is None else str(place)
+        return _sku_of(call), None if place is None else str(place)
 
     def _place_problem(self, place: str | None) -> str:
         known = self._worker.plan.places
@@ -251,6 +251,18 @@ def _split_levels(body: bytes) -> Sequence[bytes | msgspec.Raw]:
         return split_batch(body, "levels", lambda text: _bulk_decoder.decode(text).levels)
     except BadInput as error:
         raise refuse_field(str(error)) from None
+
+
+def _sku_of(call: Call) -> str:
+    """The SKU of a path.
+
+    Raises:
+        Refusal: 400 if it is longer than one in a body may be.
+    """
+    sku = str(call.path["sku"])
+    if len(sku) > LONGEST_SKU:
+        raise Refusal(400, f"the SKU has {len(sku):,} characters, over {LONGEST_SKU}; send the SKU itself", "sku")
+    return sku
 
 
 def _not_all_set(levels: list[PlacedLevel], count: int) -> str:
