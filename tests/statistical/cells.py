@@ -149,7 +149,15 @@ def keeps(a: Side, b: Side, effect: float, *, relative: bool, share: bool, repea
             return z <= np.sqrt(2 * (grown + 1) / grown * np.log(np.sqrt(grown + 1) / level))
         va, vb = a.unit / a.n, b.unit / b.n
         welch = (va + vb) ** 2 / (va**2 / (a.n - 1) + vb**2 / (b.n - 1))
-        return z <= stdtrit((1 - weight) * welch + weight * (n - 2), 1 - level / 2)
+        wider = 1.0 if share else widening(a, b)
+        return z <= wider * stdtrit((1 - weight) * welch + weight * (n - 2), 1 - level / 2)
+
+
+def widening(a: Side, b: Side) -> Floats:
+    """As `small_arms.widening`."""
+    least, cv2 = np.minimum(a.n, b.n), size_squared_cv(a, b, raw=True)
+    few = np.clip(2 - np.nan_to_num(least / (1 + cv2)) / small_arms.LEAST_OUTCOMES, 0, 1)
+    return 1 + np.where(unskewed(least, cv2) < small_arms.LEAST_UNSKEWED, small_arms.MOST_WIDER * few, 0)
 
 
 def loan_weight(a: Side, b: Side, cv2: Floats, *, repeated: bool) -> Floats:

@@ -31,7 +31,7 @@ from engine.analysis.stats.inference import (
     not_a_share,
 )
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
-from engine.analysis.stats.small_arms import arrange_loan, too_few_outcomes
+from engine.analysis.stats.small_arms import arrange_loan, too_few_outcomes, widening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def compare(measure: Measure, variant: str, evidence: Evidence, inference: Infer
     few = _too_few_outcomes(measure, variant, evidence, inference)
     if few is not None:
         return _refused(base, few, measure, evidence)
-    known = _estimate_effects(measure, raw_control, raw_treatment, inference)
+    known = _estimate_effects(measure, raw_control, raw_treatment, inference, _stretch(measure, variant, evidence))
     if isinstance(known, NotEstimable):
         return _refused(base, known, measure, evidence)
     difference, share, ours, theirs = known.absolute, known.relative, known.control, known.treatment
@@ -168,7 +168,9 @@ class _Effects(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def _estimate_effects(measure: Measure, control: Arm, treatment: Arm, inference: Inference) -> _Effects | NotEstimable:
+def _estimate_effects(
+    measure: Measure, control: Arm, treatment: Arm, inference: Inference, stretch: float
+) -> _Effects | NotEstimable:
     """Both effects: by exact tests where counts are small, with borrowed variances where outcomes are few."""
     loan = arrange_loan(control, treatment, _shape(measure), is_repeated=inference.method in REPEATED)
     ours, theirs = plug_in_arms(control, treatment, loan) if loan else (control, treatment)
@@ -179,7 +181,7 @@ def _estimate_effects(measure: Measure, control: Arm, treatment: Arm, inference:
         if proportions.is_small(counts, sizes):
             exact = proportions.exact_effects(counts, sizes, inference.alpha)
             return _Effects(absolute=exact[0], relative=exact[1], control=ours, treatment=theirs, is_exact=True)
-    width = interval_scale(ours, theirs, inference)
+    width = interval_scale(ours, theirs, inference, stretch=stretch)
     if isinstance(width, NotEstimable):
         return width
     if loan:
@@ -209,6 +211,14 @@ def _too_few_outcomes(measure: Measure, variant: str, evidence: Evidence, infere
     known = {name: arm for name, arm in arms.items() if arm is not None}
     is_repeated = inference.method in REPEATED
     return too_few_outcomes(measure.name, known, is_share=_is_plain_share(measure), is_repeated=is_repeated)
+
+
+def _stretch(measure: Measure, variant: str, evidence: Evidence) -> float:
+    """By how much the interval of a single look is wider because outcomes are few."""
+    ours, theirs = (evidence.arm(measure, name) for name in (evidence.control, variant))
+    if not measure.rules.has_moments or _is_plain_share(measure) or ours is None or theirs is None:
+        return 1.0
+    return widening((ours, theirs))
 
 
 def _refused(base: MetricReport, reason: NotEstimable, measure: Measure, evidence: Evidence) -> MetricReport:

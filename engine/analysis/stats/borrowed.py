@@ -46,7 +46,8 @@ def borrowed_effects(
     ours, theirs = plug_in_arms(control, treatment, loan)
     if math.isfinite(width.df):
         df = (1 - loan.weight) * width.df + loan.weight * (control.n + treatment.n - 2)
-        width = msgspec.structs.replace(width, df=df, multiplier=critical_t(width.inference.alpha, df))
+        reach = width.stretch * critical_t(width.inference.alpha, df)
+        width = msgspec.structs.replace(width, df=df, multiplier=reach)
     plain = absolute_effect(ours, theirs, width)
     units = control.n + treatment.n
 

@@ -50,18 +50,22 @@ def critical_t(alpha: float, df: float) -> float:
 
 
 class IntervalScale(msgspec.Struct, frozen=True):
-    """The half width of an interval in standard errors, and the p-value of a z statistic."""
+    """The half width of an interval in standard errors, and the p-value of a z statistic.
+
+    `stretch` is the part of the width that is for few outcomes (`small_arms.widening`); the p-value agrees with it.
+    """
 
     multiplier: float
     df: float
     units: int
     inference: Inference
     grown: float = math.nan  # a sequential mixture's variance over the estimate's own
+    stretch: float = 1.0
 
     def p(self, z: float) -> float | None:
         """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
         if self.inference.method == "fixed":
-            return two_sided_t_p(z, self.df)
+            return two_sided_t_p(z / self.stretch, self.df)
         if self.inference.method == "sequential":
             return mixture_p(z, self.grown)
         if self.inference.method == "group_sequential":
@@ -71,8 +75,10 @@ class IntervalScale(msgspec.Struct, frozen=True):
         return None
 
 
-def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> IntervalScale | NotEstimable:
-    """The method's interval width for these two arms."""
+def interval_scale(
+    control: Arm, treatment: Arm, inference: Inference, *, stretch: float = 1.0
+) -> IntervalScale | NotEstimable:
+    """The method's interval width for these two arms; `stretch` widens that of method fixed."""
     units = control.n + treatment.n
     alpha, planned = inference.alpha, inference.planned
     if inference.method == "sequential":
@@ -92,8 +98,10 @@ def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> Interv
                 f"the first planned look is at {planned / inference.looks:.0f} units; {units} were seen"
             )
         return IntervalScale(bound, math.inf, units, inference)
-    df = welch_df(control, treatment) if inference.method == "fixed" else math.inf
-    return IntervalScale(critical_t(alpha, df), df, units, inference)
+    if inference.method != "fixed":
+        return IntervalScale(critical_t(alpha, math.inf), math.inf, units, inference)
+    df = welch_df(control, treatment)
+    return IntervalScale(stretch * critical_t(alpha, df), df, units, inference, stretch=stretch)
 
 
 def group_bound(units: int, inference: Inference) -> float | None:
