@@ -156,8 +156,11 @@ def keeps(a: Side, b: Side, effect: float, *, relative: bool, share: bool, repea
 def widening(a: Side, b: Side) -> Floats:
     """As `small_arms.widening`."""
     least, cv2 = np.minimum(a.n, b.n), size_squared_cv(a, b, raw=True)
-    few = np.clip(2 - np.nan_to_num(least / (1 + cv2)) / small_arms.LEAST_OUTCOMES, 0, 1)
-    return 1 + np.where(unskewed(least, cv2) < small_arms.LEAST_UNSKEWED, small_arms.MOST_WIDER * few, 0)
+    outcomes, seen = np.nan_to_num(least / (1 + cv2)), (a.nonzero + b.nonzero) / (a.n + b.n) * least
+    few = np.clip(2 - outcomes / small_arms.LEAST_OUTCOMES, 0, 1)
+    short, long = small_arms.TAIL
+    tail = np.clip((short - outcomes / np.maximum(seen, 1e-9)) / (short - long), 0, 1)
+    return 1 + np.where(unskewed(least, cv2) < small_arms.LEAST_UNSKEWED, small_arms.MOST_WIDER * few * tail, 0)
 
 
 def loan_weight(a: Side, b: Side, cv2: Floats, *, repeated: bool) -> Floats:

@@ -44,6 +44,8 @@ LEAST_UNSKEWED = 100.0
 """Outcomes net of skewness with which an interval of a single look does without that number."""
 MOST_WIDER = 0.08
 """By how much an interval of a single look is wider at the least number of outcomes; at twice that it is not."""
+TAIL = (0.5, 0.1)
+"""The effective outcomes for each unit with an outcome from which a tail is short, and down to which it is long."""
 LEAST_COUNT = 10
 """Expected successes, and failures, of an arm below which an anytime interval of a share has none either."""
 LEAST_AT_ONE_LOOK = 1
@@ -153,16 +155,19 @@ def too_few_outcomes(
 
 
 def widening(arms: tuple[Arm, Arm]) -> float:
-    """The factor of the width of a single look's interval that has little more than the least number of outcomes.
+    """The factor of the width of a single look's interval of long tails with little more than the least outcomes.
 
     Whether there are enough is seen in the same values: of samples near the limit those whose variance came out small
     have an interval. Without the factor they cover down to 92.7 % where the effect doubles log-normal amounts (sigma
-    1.5), with it 93.6 %.
+    1.5). Orders of like sizes, as many as they count for, do not need it.
     """
     n, squared_cv = min(arm.n for arm in arms), size_squared_cv(arms)
-    if not math.isfinite(squared_cv) or unskewed_outcomes(n, squared_cv) >= LEAST_UNSKEWED:
+    seen = sum(arm.outcomes or 0 for arm in arms) / sum(arm.n for arm in arms) * n
+    if not seen or not math.isfinite(squared_cv) or unskewed_outcomes(n, squared_cv) >= LEAST_UNSKEWED:
         return 1.0
-    return 1 + MOST_WIDER * min(max(2 - effective_outcomes(n, squared_cv) / LEAST_OUTCOMES, 0.0), 1.0)
+    outcomes, (short, long) = effective_outcomes(n, squared_cv), TAIL
+    few = min(max(2 - outcomes / LEAST_OUTCOMES, 0.0), 1.0)
+    return 1 + MOST_WIDER * few * min(max((short - outcomes / seen) / (short - long), 0.0), 1.0)
 
 
 def claims_nothing(reason: NotEstimable) -> bool:
