@@ -65,17 +65,23 @@ def _match(name: str, op: str, values: list[object]) -> Tree:
     if op in _TEXTS:
         return trait(name, {_TEXTS[op]: texts}) if texts else NEVER
     if op == "matches":
-        return any_of([trait(name, {"$type": "string", "$regex": text}) for text in texts])
+        return any_of([_value_or_item(name, {"$type": "string", "$regex": text}) for text in texts])
     if op in _ORDER:
         operator, furthest = _ORDER[op]
         numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-        return trait(name, {"$type": "number", operator: furthest(numbers)}) if numbers else NEVER
+        return _value_or_item(name, {"$type": "number", operator: furthest(numbers)}) if numbers else NEVER
     if op in {"before", "after"}:
-        return any_of([trait(name, {f"${op}": time}) for value in values if (time := _time(value)) is not None])
+        times = [time for value in values if (time := _time(value)) is not None]
+        return any_of([_value_or_item(name, {f"${op}": time}) for time in times])
     if op in _VERSIONS:
         bounds = [f"{_VERSIONS[op]}{text}" for text in texts if read_version(text) is not None]
-        return trait(name, {"$semver": bounds}) if bounds else NEVER
+        return _value_or_item(name, {"$semver": bounds}) if bounds else NEVER
     return NEVER
+
+
+def _value_or_item(name: str, test: Mapping[str, object]) -> Tree:
+    """The trait, or an item of it if it is a list, meets a test that does not look into lists itself."""
+    return any_of([trait(name, test), trait(name, {"$elemMatch": test})])
 
 
 def _comparable(name: str, values: list[object]) -> list[object]:

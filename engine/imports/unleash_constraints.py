@@ -74,7 +74,8 @@ def _read(one: UnleashConstraint) -> Tree:
             return trait(name, {"$exists": True, "$gte": number, "$lte": number})
         return trait(name, {"$exists": True, _NUMBERS[operator]: number})
     if operator in _VERSIONS:
-        return trait(name, {"$semver": f"{_VERSIONS[operator]}{value}"})
+        # Unleash takes a version without all three numbers for none.
+        return trait(name, {"$semver": f"{_VERSIONS[operator]}{value}", "$regex": "^v?[0-9]+[.][0-9]+[.][0-9]+"})
     if operator in {"DATE_AFTER", "DATE_BEFORE"}:
         return _date(name, operator, value)
     raise Unsupported(f"{operator!r} is not an operator that Unleash documents")

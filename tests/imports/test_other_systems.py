@@ -388,6 +388,39 @@ def test_what_is_not_kept_is_named_with_its_reason(system: str, document: Json, 
     assert any(re.search(note, str(one)) for one in result.notes), result.notes
 
 
+def clause(op: str, value: Any) -> Json:
+    rule = {"variation": 1, "clauses": [{"attribute": "a", "op": op, "values": [value]}]}
+    flag = {"on": True, "variations": [False, True], "fallthrough": {"variation": 0}, "salt": "s", "rules": [rule]}
+    return {"flags": {"f": flag}}
+
+
+def constraint(operator: str, operand: str) -> Json:
+    one = {"contextName": "a", "operator": operator, "value": operand}
+    return {"features": [{"name": "f", "enabled": True, "strategies": [{"name": "default", "constraints": [one]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("system", "document", "holds", "fails"),
+    [
+        ("launchdarkly", clause("greaterThan", 5), [6, [1, 7]], ["6", 5, [1, 2], []]),
+        ("launchdarkly", clause("matches", "^a.*z$"), ["az", ["q", "az"]], ["b", ["q"], 5]),
+        ("launchdarkly", clause("before", "2020-01-01T00:00:00Z"), ["2019-12-31T00:00:00Z", [1577836799000]], ["soon"]),
+        ("launchdarkly", clause("semVerGreaterThan", "2.0"), ["2.0.1", ["1", "3"]], ["2", ["1"], 3]),
+        ("unleash", constraint("SEMVER_LT", "1.2.3"), ["1.2.2", "1.2.3-beta"], ["1", "1.2", "1.2.3", "x"]),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+def test_lists_and_incomplete_versions_are_read_as_there(
+    system: str, document: Json, holds: list[Any], fails: list[Any]
+) -> None:
+    result, plan = imported(system, document)
+    found = (
+        {value(result, plan, "f", "ann", {"a": one}) for one in holds},
+        {value(result, plan, "f", "ann", {"a": one}) for one in fails},
+    )
+    assert found == ({True}, {False})
+
+
 def test_a_flag_that_cannot_be_kept_takes_those_with_it_that_need_it() -> None:
     bad = {"defaultValue": 1, "rules": [{"condition": {"a": {"$regex": "(?=a)"}}, "force": 2}]}
     child = {"defaultValue": 1, "rules": [{"parentConditions": [{"id": "bad", "condition": {"value": 2}}], "force": 3}]}
