@@ -58,7 +58,8 @@ def render_plan_value(value: PlanValue) -> RenderableType:
 def describe_line(line: ChangedLine) -> str:
     """`offers/tea.yaml:7 lever 1 → 2`."""
     if not line.path:
-        return f"{line.file} {'is new' if line.old is msgspec.UNSET else 'is removed'}"
+        is_kept = msgspec.UNSET not in (line.old, line.new)
+        return f"{line.file} {'changed' if is_kept else 'is new' if line.old is msgspec.UNSET else 'is removed'}"
     return f"{_place(line)} {line.path} {_short(line.old)} → {_short(line.new)}"
 
 

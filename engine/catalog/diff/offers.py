@@ -7,7 +7,7 @@ import msgspec
 
 from engine.catalog.spec.experiment import PolicySpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.offer import SelectionSpec
+from engine.catalog.spec.offer import OfferSpec, SelectionSpec
 
 Safety = Literal["safe", "unsafe"]
 FieldChange = tuple[str, Safety, str]
@@ -129,6 +129,19 @@ def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
             for path, verdict, reason in _compare_selection(old, new, before, after):
                 old_value, new_value = _to_plain(getattr(before, path)), _to_plain(getattr(after, path))
                 yield Change(key=key, path=path, verdict=verdict, reason=reason, old=old_value, new=new_value)
+            if before.offers == after.offers:
+                yield from _compare_items(key, old.items_of(before.offers), new.items_of(after.offers))
+
+
+def _compare_items(key: str, before: Mapping[str, OfferSpec], after: Mapping[str, OfferSpec]) -> Iterator[Change]:
+    """Yield the change of the items of a selection's feed, whose file has other rows than it had."""
+    if before == after:
+        return
+    added = len(after.keys() - before.keys())
+    changed = sum(after[name] != before[name] for name in after.keys() & before.keys())
+    sizes = [f"{len(items)} item{'' if len(items) == 1 else 's'}" for items in (before, after)]
+    new = f"{sizes[1]}, {added} added, {len(before) + added - len(after)} removed, {changed} changed"
+    yield Change(key=key, path="feed", verdict="safe", reason=PER_REQUEST, old=sizes[0], new=new)
 
 
 def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:

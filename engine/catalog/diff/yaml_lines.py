@@ -31,7 +31,7 @@ MOST_PAIRED = 24
 class ChangedLine(msgspec.Struct, frozen=True, kw_only=True):
     """One changed value: its file, its line there, its path, and its values; a line that is removed has its old number.
 
-    A value is absent on the side that does not have it. The `path` of a whole file is empty.
+    A value is absent on the side that does not have it. The `path` of a whole file is empty, its values are its name.
     """
 
     file: str
@@ -54,7 +54,8 @@ def changed_lines(old: FolderFiles, new: FolderFiles) -> list[LineChange]:
     for name in sorted({*old, *new}):
         if name.startswith(KEPT) or old.get(name) == new.get(name):
             continue
-        before, after = (None if side.get(name) is None else _tree_of(name, side[name]) for side in (old, new))
+        is_whole = name not in old or name not in new or name.endswith(SUFFIXES)
+        before, after = (None if is_whole else _tree_of(name, side[name]) for side in (old, new))
         if before is None or after is None:
             values = {"old": ABSENT if name not in old else name, "new": ABSENT if name not in new else name}
             found.append(LineChange(shown=ChangedLine(file=name, line=1, path="", **values), steps=()))
@@ -135,9 +136,7 @@ def _try(folder: str, old: FolderFiles, new: FolderFiles, group: Sequence[LineCh
 
 
 def _tree_of(name: str, data: bytes) -> object:
-    """A file's value with lists of keyed entries as mappings; of a feed, a value that equals no other."""
-    if name.endswith(SUFFIXES):
-        return object()
+    """A file's value with lists of keyed entries as mappings."""
     return _as_tree(decode_yaml(data, name).value)
 
 

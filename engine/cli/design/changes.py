@@ -146,17 +146,17 @@ def _value(old: Path, new: Path, log_dir: Path, settings: Settings, alpha: float
 
 
 def _print_plan(found: PlannedChange, title: str) -> None:
-    if not found.changes:
+    if found.changes:
+        print_line(title)
+        table = new_table("", "what", "why")
+        for change in found.changes:
+            style = "bold red" if change.verdict == "unsafe" else "green"
+            table.add_row(f"[{style}]{change.verdict}[/]", escape(_describe(change)), escape(change.reason))
+        out.print(table)
+        for line in (*_move_lines(found), *_evidence_lines(found), *found.assumed):
+            print_line(line)
+    else:
         print_line("No change has an effect on a customer.")
-        return
-    print_line(title)
-    table = new_table("", "what", "why")
-    for change in found.changes:
-        style = "bold red" if change.verdict == "unsafe" else "green"
-        table.add_row(f"[{style}]{change.verdict}[/]", escape(_describe(change)), escape(change.reason))
-    out.print(table)
-    for line in (*_move_lines(found), *_evidence_lines(found), *found.assumed):
-        print_line(line)
     if found.value is not None:
         from engine.analysis.render.plan_value import render_plan_value
 

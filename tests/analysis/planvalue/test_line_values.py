@@ -145,3 +145,21 @@ def test_a_text_names_lines_values_and_reasons(
     assert "the log does not have the counts of exposure|offer:a" in shown
     assert not app([*words, "--markdown"], result_action="return_value")
     assert "**What it is worth on the log**" in capsys.readouterr().out
+
+
+def test_a_feed_is_one_line_whatever_is_in_it(
+    world: tuple[World, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"feed": "products.csv", "key": "sku", "rendering": {"web": {"headline": "{title}"}}}
+    files = json.loads(json.dumps(dict(world[0].old))) | edited(world, "other", offers=entry)
+    folders = [write_folder(tmp_path / name, files) for name in ("old", "new")]
+    for folder, rows in zip(folders, ('t1,"Tea"', 't1,"Tea: green"\nt2,Mint'), strict=True):
+        (folder / "products.csv").write_text(f"sku,title\n{rows}\n")
+    words = ["plan", *map(str, folders), "--value", "--log", str(world[1] / "log")]
+    assert not app([*words, "--json"], result_action="return_value")
+    (line,) = json.loads(capsys.readouterr().out)["value"]["lines"]
+    assert (line["lines"][0]["file"], line["verdict"]) == ("products.csv", "no effect")
+    assert not app(words, result_action="return_value")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "other feed 1 item → 2 items, 1 added, 0 removed, 1 changed" in shown
+    assert "products.csv changed" in shown
