@@ -110,7 +110,7 @@ def run_demo(
             err.print(
                 f"\nOpen the shop at {base}/shop and the dashboard at {base}/ now. Ctrl-C ends both.", soft_wrap=True
             )
-            err.print("A report again, from its log:")
+            err.print("To compute a report from its log again, run:")
             err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}", soft_wrap=True)
             stop.wait()
     return 0

@@ -99,7 +99,7 @@ def _rent_of(lifted: _Lifted, value: LineValue) -> RuleRent:
 
 
 def _lift_each(specs: Specs) -> Iterator[_Lifted]:
-    """Yield each rule with the specs without it."""
+    """Yield each rule together with the specs from which it is removed."""
     for key, offer in specs.offers.items():
         for rule, value, without in _offer_rules(offer):
             yield _Lifted(f"offers/{key}", rule, value, replace(specs, offers={**specs.offers, key: without}))

@@ -62,9 +62,10 @@ def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratifie
 
 
 def join_thin_slots(groups: Groups, variants: Sequence[str]) -> Groups:
-    """The groups by variant, crossover, stratum and period, of a switchback without times of day if it is short.
+    """Joins the times of day of each store into one stratum while too many strata are thin.
 
-    Until most strata of a store at one time of day have two periods of each variant, a stratum is a store.
+    A stratum is thin if a variant has fewer than two periods in it; a quarter of them may be (`MOST_THIN`). `groups`
+    are by variant, crossover, stratum and period, and are returned as they are for any other design.
     """
     units: dict[str, dict[str, int]] = {}
     for (variant, crossed, stratum, _), group in groups.items():

@@ -104,7 +104,7 @@ def match_freedom(errors: Floats, count: int) -> float:
     errors, and so have customers with many rows. With normal quantiles the interval would be too short.
 
     Args:
-        errors: whose squares are added; zeros do not matter.
+        errors: the values whose squares are added, shape (n,); zeros do not matter.
         count: the number of independent errors.
     """
     squares = errors**2

@@ -178,7 +178,7 @@ def solve_design(
     if mde is not None and not math.isfinite(mde):
         raise BadInput(f"effect {mde:g} is not a finite number; name a relative effect, as in --mde 0.02")
     if units is not None and not FEWEST <= units <= MOST:
-        raise BadInput(f"{units:,} units are not between {FEWEST} and {MOST:.0e}; name those over control and variant")
+        raise BadInput(f"{units:,} units are not between {FEWEST} and {MOST:,}; give the total of control and variant")
     if mde is not None and units is not None:
         if power is not None:
             raise BadInput("effect, units and power are all given; leave out the one that is asked for")

@@ -1,4 +1,4 @@
-"""Checks connections and tables outside the log by what the files say, without connecting."""
+"""Checks connections and tables outside the log from the YAML alone, without connecting."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final

@@ -133,7 +133,7 @@ def _filler(spec: FeatureSpec) -> Filler:
 
 
 def _fill_one_of(values: Sequence[str | int | bool]) -> Filler:
-    """One place per value: 1 at the customer's, else 0."""
+    """The one-hot encoding of a value; all zeros for a value that is not listed."""
     places: dict[Value, int] = {value: index for index, value in enumerate(values)}
     zeros = [0.0] * len(places)
 

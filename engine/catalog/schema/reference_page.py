@@ -181,6 +181,6 @@ def _describe_default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _name(kind: StructType) -> str:
-    """`ContextWeightSpec` -> `context weight`."""
+    """The name of a spec in words: `ContextWeightSpec` gives `context weight`."""
     bare = kind.__name__.removesuffix("Spec")
     return "".join(f" {c.lower()}" if c.isupper() else c for c in bare).strip()

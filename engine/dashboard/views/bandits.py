@@ -59,7 +59,7 @@ async def bandit(visit: PageVisit) -> Page:
     placement, desk = visit.path["placement"], visit.desk
     selections = _selections(visit, placement)
     if not selections:
-        raise Refusal(404, f"{placement!r} has no policy; see the list of bandits")
+        raise Refusal(404, f"placement {placement!r} has no policy; choose one from the list of bandits")
     result, past = desk.results.read(Job("placement", placement)), desk.results.read(Job("allocation", placement))
     report = result.value if result is not None and isinstance(result.value, PolicyReport) else None
     history = past.value if past is not None and isinstance(past.value, AllocationHistory) else None

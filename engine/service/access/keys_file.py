@@ -209,8 +209,8 @@ def refuse_examples(path: Path, specs: Sequence[KeySpec]) -> None:
         live: tuple[KeySpec | PreviousKey, ...] = (spec, spec.previous) if spec.previous else (spec,)
         if any(key_digest(one).hex() in _EXAMPLE_KEYS or one.secret == _EXAMPLE_SECRET for one in live):
             raise BadInput(
-                f"{path} keys[{index}]: {spec.name} is the example of the documentation, which "
-                "everyone knows; make a key and a secret of your own (counterpoint keys new)"
+                f"{path} keys[{index}]: {spec.name} uses a key or secret that is published in the documentation; "
+                "make your own with `counterpoint keys new`"
             )
 
 

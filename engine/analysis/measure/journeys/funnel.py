@@ -125,7 +125,7 @@ def measure_funnel(
         BadInput: if there are fewer than two steps, or the source cannot be read.
     """
     if len(steps) < 2:
-        raise BadInput("--step: a funnel needs two steps or more; give --step for each, in their order")
+        raise BadInput(f"--step: {len(steps)} given, but a funnel needs at least two; repeat --step in their order")
     _create_funnel(source, steps, window_days, order)
     found = [*_read_steps(source, steps, "'all'"), *_read_steps(source, steps, "coalesce(channel, 'unknown')")]
     missing = describe_missing_event(source, *(frozenset(names_of_same_event(step)) | {step} for step in steps))
