@@ -62,9 +62,12 @@ class AsyncClient:
         expose: bool = True,
         fallback: DecisionReply | None = None,
         proof: str = "",
+        preview: str = "",
     ) -> DecisionReply:
         """Decide what to show; the fallback if the engine does not answer in time."""
-        request = decide_request(customer, self.channel, placements, experiments, context or {}, expose=expose)
+        request = decide_request(
+            customer, self.channel, placements, experiments, context or {}, expose=expose, preview=preview
+        )
         try:
             return read_decision(await self._send(request, proof))
         except NoAnswer:
@@ -78,9 +81,10 @@ class AsyncClient:
         *,
         context: Mapping[str, object] | None = None,
         proof: str = "",
+        preview: str = "",
     ) -> Flag:
         """The value of a flag, or the default."""
-        decision = await self.decide(customer, experiments=[key], context=context, proof=proof)
+        decision = await self.decide(customer, experiments=[key], context=context, proof=proof, preview=preview)
         return value_or_default(decision, key, default)
 
     async def expose(

@@ -151,9 +151,13 @@ def decide_request(
     context: Mapping[str, object],
     *,
     expose: bool,
+    preview: str = "",
 ) -> ClientRequest:
-    """A request to `/v1/decide`; its idempotency key makes a repeated one return the first answer and log nothing."""
-    body = {
+    """A request to `/v1/decide`; its idempotency key makes a repeated one return the first answer and log nothing.
+
+    `preview` is a preview token, empty where there is none.
+    """
+    body: dict[str, object] = {
         "customer": customer,
         "channel": channel,
         "placements": placements,
@@ -161,6 +165,8 @@ def decide_request(
         "context": context,
         "expose": expose,
     }
+    if preview:
+        body["preview"] = preview
     return _message("/v1/decide", body, {"idempotency-key": uuid.uuid4().hex})
 
 

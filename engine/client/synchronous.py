@@ -64,17 +64,23 @@ class Client:
         expose: bool = True,
         fallback: DecisionReply | None = None,
         proof: str = "",
+        preview: str = "",
     ) -> DecisionReply:
         """Decide what to show; `fallback` (an empty, `degraded` decision) if the engine does not answer in time.
+
+        With `preview`, a token of `counterpoint preview --link`, the customer sees what it forces, and nothing is
+        logged or counted.
 
         >>> decision = Client("http://127.0.0.1:9").decide(CustomerIds(user_id="u-1"), experiments=["checkout_layout"])
         >>> decision.degraded, decision.variant("checkout_layout", "control")
         (True, 'control')
 
         Raises:
-            Rejected: if the engine rejects the request.
+            Rejected: if the engine rejects the request, or the token was altered or has expired.
         """
-        request = decide_request(customer, self.channel, placements, experiments, context or {}, expose=expose)
+        request = decide_request(
+            customer, self.channel, placements, experiments, context or {}, expose=expose, preview=preview
+        )
         try:
             return read_decision(self._send(request, proof))
         except NoAnswer:
@@ -88,8 +94,9 @@ class Client:
         *,
         context: Mapping[str, object] | None = None,
         proof: str = "",
+        preview: str = "",
     ) -> Flag:
-        """The value of a flag or experiment for the customer, which counts as an exposure.
+        """The value of a flag or experiment for the customer, which counts as an exposure; `preview` as in `decide`.
 
         >>> Client("http://127.0.0.1:9").flag("dark_mode", False, CustomerIds(user_id="u-1"))
         False
@@ -97,7 +104,8 @@ class Client:
         Raises:
             Rejected: if the engine rejects the request. Not for a flag that is missing or of another type.
         """
-        return value_or_default(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
+        decision = self.decide(customer, experiments=[key], context=context, proof=proof, preview=preview)
+        return value_or_default(decision, key, default)
 
     def expose(
         self,

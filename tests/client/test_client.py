@@ -4,6 +4,7 @@ import asyncio
 import decimal
 import doctest
 import importlib
+import json
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from engine.cli import app
 from engine.client import AsyncClient, Client, Customer, Decision, NoAnswer, Rejected, Unsendable, prove
 from engine.errors import BadInput
 
@@ -59,6 +61,39 @@ def test_flags_have_the_type_of_their_default_or_are_the_default(server: Any) ->
         assert shop.flag("resting", False, anna) is False
         assert shop.flag("no_such", "kept", anna) == "kept"
         assert shop.flag("beta_search", False, anna, context={"country": "AT"}) is True
+
+
+def preview_token(server: Any, variant: str, capsys: Any) -> str:
+    where = ("--experiments", str(server.experiments), "--data", str(server.data))
+    link = ("--variant", variant, "--link", "https://shop.example/", "--json")
+    assert not app(["preview", "checkout_layout", *link, *where], result_action="return_value")
+    return str(json.loads(capsys.readouterr().out)["token"])
+
+
+@pytest.mark.parametrize("variant", ["control", "one_page"])
+def test_the_bearer_of_a_preview_sees_what_it_forces_and_leaves_no_trace(
+    server: Any, variant: str, capsys: Any
+) -> None:
+    ada, token = Customer(user_id=f"client-preview-{variant}"), preview_token(server, variant, capsys)
+
+    async def decide_again() -> tuple[str, str]:
+        async with AsyncClient(server.base, timeout=10) as shop:
+            decision = await shop.decide(ada, experiments=["checkout_layout"], preview=token)
+            asked = await shop.decide(ada, experiments=["checkout_layout"], expose=False, preview="")
+            return decision.variant("checkout_layout", "none"), asked.experiments["checkout_layout"].reason
+
+    with Client(server.base, timeout=10) as shop:
+        decision = shop.decide(ada, experiments=["checkout_layout"], preview=token)
+        found = decision.experiments["checkout_layout"]
+        assert (found.variant, found.reason) == (variant, "preview")
+        value = shop.flag("checkout_layout", "none" if found.payload is None else {}, ada, preview=token)
+        assert value == (found.payload or variant)
+        with pytest.raises(Rejected, match="the token was altered"):
+            shop.decide(ada, experiments=["checkout_layout"], preview=f"{token[:-4]}AAAA")
+        assert records(server, "DecisionRecord", customer=ada.user_id) == []
+        assert records(server, "ExposureRecord", customer=ada.user_id) == []
+    assert asyncio.run(decide_again()) == (variant, "assigned")
+    assert len(records(server, "DecisionRecord", customer=ada.user_id)) == 1
 
 
 def test_what_was_prefetched_is_exposed_when_reported(server: Any) -> None:
