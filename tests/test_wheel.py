@@ -191,6 +191,65 @@ def test_a_verb_names_the_extra_that_it_lacks(
     assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
 
 
+EACH_VERB = """
+import json, sys
+from engine.cli import GROUPS, app, main
+def answer(words):
+    sys.argv = ["counterpoint", *words]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+def words_of(tree):
+    return [name for name in tree if not name.startswith("-")]
+verbs = [[verb, *more] for verb in words_of(app) for more in ([[one] for one in words_of(app[verb])] or [[]])]
+codes = [answer(words) for words in json.loads(sys.argv[1])]
+print(json.dumps([verbs, codes]))
+"""
+"""Runs many verbs in one process, which saves the start of an interpreter for each."""
+PLAN = ("plan", "experiments", "experiments")
+LACKING_TOO = [
+    *((*PLAN, "--value"), (*PLAN, "--evidence"), ("test", "experiments"), ("simulate", "home_hero")),
+    *(("interactions",), ("rent",), ("bisect", "u-1"), ("balance", "checkout_layout", "--covariates", "t.csv")),
+    ("conclude", "checkout_layout", "--ship", "one_page", "--why", "It is better."),
+    ("due", "--channel", "push", "--out", "due.parquet"),
+    *(("supervise",), ("dashboard", "--port", "0"), ("mcp", "--drafts", "drafts")),
+    *(("backup", "copy"), ("restore", "data", "--data", "new")),
+    *(("quarantine", "list"), ("quarantine", "replay"), ("traits", "backfill")),
+    ("policy", "warm-start", "home_hero", "t.csv"),
+    *(("measure", one) for one in ("all", "attribution", "channels", "clv", "cohorts", "journeys", "kpis", "ledger")),
+    *(("measure", one) for one in ("opportunity", "programme", "rfm", "satisfaction")),
+    ("measure", "funnel", "--step", "view", "--step", "purchase"),
+]
+RUN_BARE = {
+    *(("serve",), ("learn",), ("explain",), ("check",), ("init",), ("schema",), ("preview",), ("coverage",), ("plan",)),
+    *(("import",), ("doctor",), ("keys", "new"), ("keys", "rotate"), ("keys", "list")),
+    *(("coupons", "import"), ("coupons", "list"), ("coupons", "revoke")),
+    *(("policy", "versions"), ("policy", "rollback"), ("policy", "close")),
+}
+"""The verbs that need no extra."""
+
+
+def test_every_verb_runs_bare_or_names_the_extra_that_it_lacks(wheel: Path, tmp_path: Path) -> None:
+    env = environment(wheel, tmp_path)
+    (tmp_path / "experiments").symlink_to(SHOP)
+    (tmp_path / "t.csv").write_text("v,y\na,1\nb,2\na,2\nb,3\n")
+    (tmp_path / ".data" / "log" / "decisions" / "day=2026-01-01").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-c", EACH_VERB, json.dumps(LACKING_TOO)]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verbs, codes = json.loads(done.stdout)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not re.search(r" needs .+: install counterpoint\[\w+\]$", line)] == []
+    assert codes == [2] * len(LACKING_TOO)
+    assert len(lines) == len(LACKING_TOO)
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
+    tried = [words for words, _ in LACKING] + LACKING_TOO
+    untried = [verb for verb in verbs if not any(words[: len(verb)] == tuple(verb) for words in tried)]
+    assert {tuple(verb) for verb in untried} == RUN_BARE - {("plan",)}
+
+
 def test_the_analysis_extra_analyzes_a_table_and_names_the_next_extra(wheel: Path, tmp_path: Path) -> None:
     env = environment(wheel, tmp_path, "analysis")
     (tmp_path / "t.csv").write_text("v,y\na,1\nb,2\na,2\nb,3\n")

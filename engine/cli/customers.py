@@ -143,6 +143,7 @@ def warm_start(
     from engine.catalog import load_plan
     from engine.learn.warm_start import warm_start as start_warm
 
+    require_extras("counterpoint policy warm-start", "analysis")
     own = from_environment(experiments=experiments, data=data)
     plan = load_plan(own.experiments, own.plans)
     with open_store(data, redis) as settings:
