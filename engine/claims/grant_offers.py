@@ -24,9 +24,9 @@ from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.limits.stock import PlaceSpec
-from engine.claims.claims import Claim, Claims, Denial, PoolShare, denial_reason
+from engine.claims.claims import Claim, Claims, Denial, PoolKind, PoolShare, denial_reason
 from engine.claims.pending_exposures import LIFE, PendingDecision
-from engine.claims.requirements import ShowingContext, claim_id, required_claim
+from engine.claims.requirements import ShowingContext, claim_id, pool_shares, required_claim
 from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate, Pools
@@ -319,11 +319,25 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
         channel=decision.channel,
         zone=decision.zone,
         places={one.offer.key: one.place.place.key for _, one in decision.items() if one.place and not one.is_silent},
+        pools=_pools_of(decision, offers),
     )
     if not waits:
         return pending
     customer = decision.answer.customer
     return msgspec.structs.replace(pending, customer=customer, unit=decision.unit, who=decision.customer_ids)
+
+
+def _pools_of(decision: Decision, names: Collection[str]) -> dict[str, list[tuple[PoolKind, str]]]:
+    """By offer, the stocks and budgets in which a decision's placements and items of these names may have claims."""
+    found: dict[str, list[tuple[PoolKind, str]]] = {}
+    for name, choice in decision.items():
+        if name in names:
+            place = None if choice.place is None else choice.place.place.key
+            shares = pool_shares(choice.offer, place, decision.channel)
+            pools: list[tuple[PoolKind, str]] = [(one.pool, one.name) for one in shares if one.pool != "coupon"]
+            if pools:
+                found[choice.offer.key] = pools
+    return found
 
 
 def pending_life(decision: Decision) -> float:

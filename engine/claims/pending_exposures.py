@@ -1,7 +1,8 @@
 """Decisions awaiting exposure or outcome events; stored for 24 h, and a day past the longest hold of their offers.
 
 A decision is pending where it was prefetched and is not exposed yet, or where it shows offers whose claims later events
-confirm or release. It is stored once, read by any number of events, and expires or is deleted with its customer.
+confirm or release. It is stored once, read by any number of events, and expires or is deleted with its customer. What
+it holds in stocks and budgets is released first: the decision alone says where that is.
 
 Invariants: a decision of an erased customer is not stored, in whatever order the erasure and the decision come. One
 whose parts were all exposed at once names no customer.
@@ -9,11 +10,14 @@ whose parts were all exposed at once names no customer.
 Format in Redis: a string, the msgpack array of `PendingDecision`'s fields in their order.
 """
 
+import asyncio
 from collections.abc import Container
 
 import msgspec
 
 from engine import keyspace
+from engine.claims.claims import Claim, Claims, PoolKind, PoolShare
+from engine.claims.requirements import claim_id
 from engine.customer import CustomerIds
 from engine.customers.redis.keys import ProfileKey
 from engine.customers.redis.pipeline import RedisPipeline, StoredValues
@@ -33,7 +37,7 @@ class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     `key` is the profile that the claims belong to. `offers` are, by placement or item of a list, the offers to be
     claimed, confirmed or released. `who` are the identifiers of a customer without an exposure so far, and `unit` is
     the id that their variants were assigned by. `places` hand the items of `offers` over, where places do, by their
-    keys.
+    keys. `pools` are, by offer, the stocks and budgets in which it may have a claim.
     """
 
     customer: str
@@ -45,10 +49,12 @@ class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     unit: str = ""
     who: CustomerIds | None = None
     places: dict[str, str] = {}
+    pools: dict[str, list[tuple[PoolKind, str]]] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PendingDecision).decode
+_BEFORE, _AFTER = keyspace.pending_decision("|").split("|")
 
 
 async def store_pending(
@@ -78,8 +84,14 @@ async def fetch_pending(pipeline: RedisPipeline, decision_id: str) -> PendingDec
     return found
 
 
-async def delete_pending_of(pipeline: RedisPipeline, erased: Container[str]) -> None:
-    """Delete the pending decisions of erased customers, by the digests of their ids. Scans all pending decisions.
+async def delete_pending_of(
+    pipeline: RedisPipeline, keys: Container[ProfileKey], digests: Container[str], now: float
+) -> None:
+    """Delete the pending decisions of erased customers, and release what they hold. Scans all pending decisions.
+
+    A decision is theirs by the key that its claims belong to or by the digests of its ids. The latter may be those of a
+    browser that several people use, so they release nothing. What was confirmed stays spent. May be repeated: a claim
+    that was released or whose hold ended has nothing left to release.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -94,8 +106,36 @@ async def delete_pending_of(pipeline: RedisPipeline, erased: Container[str]) -> 
             except msgspec.DecodeError:  # no exposure can be reported to it, and it may be of anyone
                 await pipeline.send("DEL", name)
                 continue
-            if identifier_digest(pending.customer) in erased or identifier_digest(pending.unit) in erased:
-                await pipeline.send("DEL", name)
+            if pending.key in keys:
+                await _release(pipeline, name.removeprefix(_BEFORE).removesuffix(_AFTER), pending, now)
+            elif identifier_digest(pending.customer) not in digests and identifier_digest(pending.unit) not in digests:
+                continue
+            await pipeline.send("DEL", name)  # after the release: a sweep that dies before finds the claims again
+
+
+async def release_if_erased(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision, now: float) -> None:
+    """Release what an exposure has just claimed, if its customer was erased between its look and its claim.
+
+    Looked up after the claim: an erasure that swept before it had nothing to release.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    if not pending.pools:
+        return
+    erased: bool = await pipeline.get([keyspace.profile(pending.key)], _is_erased)
+    if erased:
+        await _release(pipeline, decision_id, pending, now)
+
+
+async def _release(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision, now: float) -> None:
+    """Release the claims of a decision in stocks and budgets; its customer's counters are deleted with the profile."""
+    claims = Claims(pipeline)
+    held = [
+        Claim(id=claim_id(decision_id, offer), shares=[PoolShare(pool=kind, name=name) for kind, name in pools])
+        for offer, pools in pending.pools.items()
+    ]
+    await asyncio.gather(*(claims.release(pending.key, claim, now) for claim in held))
 
 
 def _is_erased(values: StoredValues) -> bool:

@@ -10,8 +10,8 @@
 |---|---|---|---|
 | announced | a note and a stream entry in the store name the customer by digests and key hashes only | `profiles._begin` | `finish_erasures` on any server starts again from the note |
 | tombstoned | every identifier's entry is a tombstone: late events are refused | `profiles._lay_tombstones` | as above |
-| swept | messages to send, pending decisions and stored answers are deleted | `profiles._sweep` | as above |
-| swept again | what a decision wrote that had read the profile before is deleted as well | `profiles.finish_erasures` | the sweep is repeated |
+| swept | messages to send, pending decisions and stored answers are deleted; holds in stocks and budgets are released | `profiles._sweep` | as above |
+| swept again | what a decision wrote or held that had read the profile before is deleted or released as well | `profiles.finish_erasures` | the sweep is repeated |
 | log rewritten | the checkpoint has the digests, so late rows are dropped; no file has a row of the customer | `log.erase_from_log`, `listener.LogEraser.step` | the eraser starts from its last settled position |
 | learner files cleaned | SQLite files have no row of the customer, and the digests drop late records | `learner_files` | the digests are stored last, so the next round repeats it |
 | settled | streams hold nothing from before the erasure, and the append-only file is being rewritten | `listener.LogEraser._settle` | the log is searched again |

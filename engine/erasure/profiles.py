@@ -7,6 +7,7 @@ it are refused. The note of a begun erasure is a msgpack array, stored in the ha
     key        text: hash of the profile's key; empty for a customer who was never stored
     entries    array of texts: hashes of the identifiers' keys; without `key`, where the profile would be
     digests    array of texts: `identifier_digest` of every identifier
+    owners     array of texts: hashes of the keys whose claims are the customer's alone; missing in older notes
 """
 
 import asyncio
@@ -70,6 +71,7 @@ class _BegunErasure(msgspec.Struct, frozen=True, array_like=True):
     key: ProfileKey
     entries: list[ProfileKey]
     digests: list[str]
+    owners: list[ProfileKey] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -106,7 +108,7 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsew
     _require_identifier(store, identifier)
     digests = {identifier_digest(name) for name in keys.identifier_spellings(identifier)}
     begun, profile = await _begin(store, candidate_keys(store.hash_key, identifier), digests, time.time())
-    await _sweep(store.pipeline, [begun], also)
+    await _sweep(store.pipeline, [begun], time.time(), also)
     return {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids} if profile else {}
 
 
@@ -130,7 +132,7 @@ async def finish_erasures(store: ProfileStore, now: float, *also: DeleteElsewher
         else:
             await _lay_tombstones(wire, store.rules, begun)
             swept.append(begun)
-    await _sweep(wire, swept, also)
+    await _sweep(wire, swept, now, also)
     await wire.send("HDEL", UNFINISHED_ERASURES, *due)
     return len(due)
 
@@ -168,12 +170,14 @@ async def _begin(
             found = await find_stored(wire, places)
         except UnreadableValueError:  # a damaged customer is erased as far as their identifiers are known
             found = await find_damaged(wire, places)
-        begun = _BegunErasure(now, "", places, sorted(digests))
+        begun = _BegunErasure(now, "", places, sorted(digests), places)
         if found:
             ids = found.profile.ids
             names = {name for names_of_kind in ids.values() for name in names_of_kind} | {found.profile.id} - {""}
             entries = {hash_(kind, name) for kind in KINDS for name in ids.get(kind, ())} - {found.key}
-            begun = _BegunErasure(now, found.key, sorted(entries), sorted(digests.union(map(identifier_digest, names))))
+            owners = [found.key, *await _absorbed_alone(store, found.profile)]
+            every_digest = sorted(digests.union(map(identifier_digest, names)))
+            begun = _BegunErasure(now, found.key, sorted(entries), every_digest, owners)
         await wire.send("HSET", UNFINISHED_ERASURES, f"{now!r} {begun.key or places[0]}", _encode(begun))
         await wire.send("PEXPIRE", UNFINISHED_ERASURES, int(ERASURES_LIFE * 1000))
         await announce_erasure(wire, begun.digests, now, now + min(LATE_SECONDS, store.rules.tombstone_life))
@@ -187,6 +191,18 @@ async def _begin(
         return begun, found.profile if found else None
 
 
+async def _absorbed_alone(store: ProfileStore, profile: Profile) -> list[ProfileKey]:
+    """The keys of the visitors that a profile absorbed, but for browsers that are customers of their own again.
+
+    Others that the profile names may be of a browser that another customer was a visitor on.
+    """
+    absorbed = absorbed_keys(profile, store.hash_key)
+    if not absorbed:
+        return []
+    values = await store.pipeline.get([keyspace.profile(one) for one in absorbed], list)
+    return [one for one, value in zip(absorbed, values, strict=True) if value is None or value[:1] in (b">", TOMBSTONE)]
+
+
 async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _BegunErasure) -> None:
     """Replace the customer's pointers, and the profiles being merged into theirs, by tombstones."""
     pointer = b">" + begun.key.encode() if begun.key else TOMBSTONE
@@ -196,12 +212,21 @@ async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _Begu
             await write_tombstone(wire, source, b"M" + target.encode(), rules)
 
 
-async def _sweep(wire: RedisPipeline, erased: Sequence[_BegunErasure], also: Iterable[DeleteElsewhere]) -> None:
-    """Delete messages to the erased and their pending decisions, and what the `also` functions store."""
+async def _sweep(
+    wire: RedisPipeline, erased: Sequence[_BegunErasure], now: float, also: Iterable[DeleteElsewhere]
+) -> None:
+    """Delete messages to the erased and their pending decisions, and what the `also` functions store.
+
+    With the decisions go the holds that they have in stocks and budgets.
+    """
     places = {key for begun in erased for key in (begun.key, *begun.entries) if key}
-    merged = {source for source, target in (await read_begun_merges(wire)).items() if target in places}
+    merges = await read_begun_merges(wire)
+    merged = {source for source, target in merges.items() if target in places}
     await delete_messages_of(wire, places | merged)
     await forget_customers(wire, places | merged)
     digests = {digest for begun in erased for digest in begun.digests}
-    for delete in (pending_exposures.delete_pending_of, *also):
+    owners = {key for begun in erased for key in (begun.key, *begun.owners) if key}
+    owners |= {source for source, target in merges.items() if target in owners}
+    await pending_exposures.delete_pending_of(wire, owners, digests, now)
+    for delete in also:
         await delete(wire, digests)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.flags import RULE
 from engine.claims.claims import DenialReason
-from engine.claims.pending_exposures import PendingDecision, fetch_pending
+from engine.claims.pending_exposures import PendingDecision, fetch_pending, release_if_erased
 from engine.claims.requirements import claim_id
 from engine.customer import CustomerIds
 from engine.customers.model.merge import absorbed_keys
@@ -143,4 +143,5 @@ async def _claim(
         pending, absorbed = replace(pending, key=customer.key), absorbed_keys(customer.profile, store.hash_key)
     grants = worker.offer_grants
     denials = await grants.claim_exposed(worker.plan, pending, decision_id, keys, now, absorbed=absorbed)
+    await release_if_erased(store.pipeline, decision_id, pending, now)
     return {placement: denial.reason for placement, denial in denials.items()}
