@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import msgspec
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
+from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler, get
+from litestar.handlers import HTTPRouteHandler, route
 
 from engine.dashboard.board.desk import Desk
 from engine.dashboard.board.live_figures import LiveFigures
@@ -77,11 +78,15 @@ def create_dashboard(settings: Settings, stopping: asyncio.Event | None = None) 
 
 
 def _static_route() -> HTTPRouteHandler:
-    @get("/static/{mark:str}/{name:str}", sync_to_thread=False)
-    def static(name: str) -> Response[bytes]:
+    methods = [HttpMethod.GET, HttpMethod.HEAD, HttpMethod.OPTIONS]
+
+    @route("/static/{mark:str}/{name:str}", http_method=methods, sync_to_thread=False)
+    def static(request: Request[object, object, State], name: str) -> Response[bytes]:
         body, kind = static_files().get(name, (b"", ""))
         if not kind:
             return Response(b"", status_code=404, headers=SECURITY_HEADERS)
+        if request.method == "OPTIONS":
+            return Response(b"", status_code=204, headers={**SECURITY_HEADERS, "allow": ", ".join(methods)})
         headers = {**SECURITY_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
         return Response(body, media_type=kind, headers=headers)
 

@@ -5,7 +5,7 @@ other hosts' scripts, styles, frames and forms, so a `<script>` that somebody ty
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -131,6 +131,7 @@ def page_route(
     post: PageView | None = None,
     *,
     role: DashboardRole | None = "view",
+    is_rest: bool = False,
     desk: Desk,
 ) -> HTTPRouteHandler:
     """The route of a page.
@@ -140,21 +141,34 @@ def page_route(
         get: shows it.
         post: takes its form, after the form's token was checked; HEAD is answered by `get`.
         role: the least role that may see it; None for those who have not logged in.
+        is_rest: the route takes every method, since no page has the addresses that come to it.
         desk: what the views read.
     """
-    methods = [*([HttpMethod.GET, HttpMethod.HEAD] if get else []), *([HttpMethod.POST] if post else [])]
+    offered = [*([HttpMethod.GET, HttpMethod.HEAD] if get else []), *([HttpMethod.POST] if post else [])]
+    methods = list(HttpMethod) if is_rest else [*offered, HttpMethod.OPTIONS]
+    has_parameters = "{" in path
 
     async def handle(request: WebRequest) -> Response[Any]:
         is_new, session = False, Session(id="")
         try:
             session, is_new = desk.sessions.read(request.scope["headers"], request.cookies.get(COOKIE))
+            if request.method == "OPTIONS" and not has_parameters:
+                return _options(offered)
             visit = await _visit(request, desk, session)
             answer = await _answer(visit, get, post if request.method == "POST" else None, role)
         except Exception as error:  # noqa: BLE001 # every error becomes a page that says what to do
             answer, visit = _error_page(error), _bare_visit(request, desk, session)
+        if request.method == "OPTIONS" and not (isinstance(answer, Page) and answer.status == 404):
+            return _options(offered)
         return _respond(visit, answer, fresh=session if is_new and session.id else None)
 
     return route(path, http_method=methods, opt={"role": role})(handle)
+
+
+def _options(offered: Iterable[HttpMethod]) -> Response[Any]:
+    """The answer to OPTIONS of a page that exists: its methods."""
+    allowed = ", ".join([*(method.value for method in offered), "OPTIONS"])
+    return Response(b"", status_code=204, headers={**SECURITY_HEADERS, "allow": allowed})
 
 
 async def _answer(

@@ -34,15 +34,7 @@ ASGI_ENDPOINT = "asgi_endpoint"
 """The option of a route with parameters that has its ASGI application, for the fast path."""
 TAKE = "take"
 """The entry of a route's options with its `TakeWhole`."""
-METHODS = [
-    HttpMethod.GET,
-    HttpMethod.HEAD,
-    HttpMethod.POST,
-    HttpMethod.PUT,
-    HttpMethod.PATCH,
-    HttpMethod.DELETE,
-    HttpMethod.OPTIONS,
-]
+METHODS = list(HttpMethod)
 
 ReplyHeaders = tuple[tuple[bytes, bytes], ...]
 Headers = list[tuple[bytes, bytes]]
@@ -184,6 +176,7 @@ def endpoint(
     guard: RequestGuard | None = None,
     format_refusal: RefusalFormat | None = None,
     take: TakeWhole | None = None,
+    names_pages: bool = False,
 ) -> Route:
     """A Litestar route whose errors are answered as problem+json.
 
@@ -194,6 +187,7 @@ def endpoint(
         guard: identifies the caller, before the body is read; without one anyone may call.
         format_refusal: a protocol's own form of refusals.
         take: answers plain requests in batches; those that it leaves come to their handler.
+        names_pages: the parameter is the name of a public page. Where GET has none, every method answers 404.
     """
     methods = [*handlers, "HEAD"] if "GET" in handlers else list(handlers)
     allowed = ", ".join(handlers).encode()
@@ -201,6 +195,8 @@ def endpoint(
 
     async def handle(scope: HTTPScope, receive: Receive, headers: list[tuple[bytes, bytes]]) -> Reply:
         method = str(scope["method"])
+        if names_pages and method not in methods:
+            await handlers["GET"](Call.of(scope, b"", headers, ANYONE))
         if method == "OPTIONS":
             return Reply(b"", 204, options_headers(headers, methods, origins))
         handler = handlers.get("GET" if method == "HEAD" else method)
@@ -208,11 +204,7 @@ def endpoint(
             detail = f"{method} is not offered here; use {allowed.decode()}"
             raise Refusal(405, detail, "method", ((b"allow", allowed),))
         caller = guard(headers, _peer_address(scope.get("client"))) if guard else ANYONE
-        body = (
-            await _read_body(receive, headers, limit, whole=cast("bytes | None", scope.get(WHOLE_BODY)))
-            if method == "POST"
-            else b""
-        )
+        body = await _read_body(scope, receive, headers, limit) if method == "POST" else b""
         return await handler(Call.of(scope, body, headers, caller))
 
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
@@ -306,8 +298,8 @@ def request_id_of(headers: RawHeaders) -> bytes:
     return new_request_id()
 
 
-async def _read_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int, *, whole: bytes | None) -> bytes:
-    """The whole body; `whole` is what the fast path has of it.
+async def _read_body(scope: HTTPScope, receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
+    """The whole body, which the fast path may have read already.
 
     Raises:
         Refusal: 415 for another content type or encoding, 413 past `limit` bytes, as they come and inflated, 408 past
@@ -323,6 +315,7 @@ async def _read_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit
     if encoding not in (b"identity", b"gzip"):
         detail = f"the content encoding is {encoding.decode('latin-1')!r}; send gzip, or the body as it is"
         raise Refusal(415, detail, "content-encoding", ((b"accept-encoding", b"gzip, identity"),))
+    whole = cast("bytes | None", scope.get(WHOLE_BODY))
     if whole is None:
         whole = await receive_body(receive, headers, limit)
     _require_room(limit - len(whole))

@@ -201,3 +201,29 @@ def test_a_method_that_a_page_does_not_take_is_refused_with_those_that_it_takes(
     assert answer.status_code == 405
     assert "GET" in answer.headers["allow"]
     assert "does not take the method" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/nope", "/experiments/nope", "/measure/nope", "/static/1/nope.css", "/customers/%00"]
+)
+def test_no_method_answers_for_a_page_that_does_not_exist(settings: Settings, path: str) -> None:
+    with open_as(settings) as client:
+        statuses = {method: client.request(method, path).status_code for method in ("GET", "HEAD", "OPTIONS")}
+        assert set(statuses.values()) == {404}, statuses
+        if path == "/nope":
+            assert {client.request(method, path).status_code for method in ("POST", "PUT", "DELETE")} == {404}
+
+
+def test_options_of_a_page_names_the_methods_that_it_takes(settings: Settings) -> None:
+    offered = {
+        "/": "GET, HEAD, OPTIONS",
+        "/experiments/checkout_layout": "GET, HEAD, OPTIONS",
+        "/login": "GET, HEAD, POST, OPTIONS",
+        "/switch": "POST, OPTIONS",
+        "/live/events": "GET, HEAD, OPTIONS",
+    }
+    with open_as(settings) as client:
+        for path, allowed in offered.items():
+            answer = client.options(path)
+            assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b""), path
+            assert client.put(path).status_code == 405

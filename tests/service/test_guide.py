@@ -5,6 +5,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from engine.service.guide.pages import address_of, page_names, read_menu, read_page
@@ -27,7 +28,10 @@ def test_every_page_is_served_and_its_links_lead_somewhere(server: Any) -> None:
             elif path.startswith("/docs/guide"):
                 assert path in pages, f"{address}: {link}"
                 assert not anchor or anchor in anchors[path], f"{address}: {link}"
-    assert server.get("/docs/guide/no/such-page").status_code == 404
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        assert httpx.request(method, f"{server.base}/docs/guide/no/such-page").status_code == 404, method
+    options = httpx.options(server.base + address_of(NAMES[-1]))
+    assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
     assert server.get("/docs/guide/..%2f..%2fpyproject.toml").status_code == 404
 
 

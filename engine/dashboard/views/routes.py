@@ -57,5 +57,5 @@ def page_routes(desk: Desk) -> list[HTTPRouteHandler]:
         page(DONE, entry.finish_openid, role=None),
         page("/logout", post=entry.log_out, role=None),
         page("/theme", post=entry.set_theme, role=None),
-        page("/{address:path}", entry.no_page, role=None),
+        page("/{address:path}", entry.no_page, role=None, is_rest=True),
     ]

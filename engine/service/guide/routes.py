@@ -62,7 +62,7 @@ def guide_routes(guard: RequestGuard) -> list[Route]:
     pictures = sorted((folder / "pictures").glob("*.png"))
     return [
         endpoint(ADDRESS, {"GET": answer}, limit=0, guard=guard),
-        endpoint(f"{ADDRESS}/{{page:path}}", {"GET": answer}, limit=0, guard=guard),
+        endpoint(f"{ADDRESS}/{{page:path}}", {"GET": answer}, limit=0, guard=guard, names_pages=True),
         file_route("/docs/guide.css", _HERE / "guide.css", guard),
         *(file_route(f"{ADDRESS}/pictures/{path.name}", path, guard) for path in pictures),
     ]
