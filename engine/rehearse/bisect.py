@@ -1,20 +1,21 @@
 """Finds what changed an answer to one customer: a line of YAML, or a snapshot of a policy.
 
 Two logged decisions of the customer are compared, an early and a late one. The late one is replayed as `explain` does,
-under the plans that ran between them in their order, then with the snapshots between them. A binary search finds two
-neighbours of which the later gives the late answer and the earlier another one. Between two plans, the changed lines
-are then tried one by one on the earlier plan.
+under the plans that ran between them in their order, then with the snapshots between them. The last change counts: the
+plans are tried from the newest on until one gives another answer. The lines that the next plan changed are then tried
+one by one on that plan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from engine.catalog.archive import Archive
-from engine.catalog.archived_plan import ArchivedPlan, read_archived_files, read_archived_plan
+from engine.catalog.archived_plan import ArchivedPlan, read_archived_files, read_archived_plan, read_kept_plans
 from engine.catalog.diff.yaml_lines import ChangedLine, changed_lines, valid_groups
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
@@ -26,7 +27,7 @@ from engine.journal.from_decision import decision_record
 from engine.journal.log import locks, parquet
 from engine.journal.stream import StreamClient
 from engine.rehearse.explain import FoundRow, find_logged_rows, read_snapshots_of
-from engine.snapshots.header import align_policy
+from engine.snapshots.header import align_policy, meaning_of
 from engine.snapshots.publish import stored_headers, stored_snapshot
 from engine.vocabulary import item_name
 from policies import load_policy
@@ -54,7 +55,7 @@ class FoundChange(msgspec.Struct, frozen=True, kw_only=True):
     """What changed an answer, and the decisions before and after it.
 
     Of a plan, `lines` each change the answer alone; where none does, they are all that differ. `since` is when the plan
-    or the snapshot that changes it began to run, `author` who changed the plan's files last.
+    or the snapshot that changes it began to run, None of a plan that had run before; `author` changed its files last.
     """
 
     customer: str
@@ -141,7 +142,7 @@ def bisect_customer(
 
 def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
     """The change between two plans, None where the early plan would give the late answer too."""
-    ran = _plans_between(archive, found.before.plan, found.after.plan)
+    ran = _plans_between(archive, found.before, found.after)
     if len(ran) < 2:
         return None
     wanted = late.outcome(compile_plan(archive.read_specs(ran[-1].version)))
@@ -149,15 +150,15 @@ def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChan
     def gives(plan: ArchivedPlan) -> bool:
         return late.outcome(compile_plan(archive.read_specs(plan.version))) == wanted
 
-    pair = find_neighbours(ran, gives)
+    pair = find_last_change(ran, gives)
     if pair is None:
         return None
     old, new = pair
-    files = [read_archived_files(archive.directory, plan) for plan in pair]
+    files = [_files_of(archive, plan) for plan in pair]
     changes = changed_lines(files[0], files[1])
     alone = [
         change.shown
-        for group, specs in valid_groups(old.folder, files[0], files[1], changes)
+        for group, specs in valid_groups(old.folder, files[0], files[1], changes, old.environment or "")
         if late.outcome(compile_plan(specs)) == wanted
         for change in group
     ]
@@ -166,7 +167,7 @@ def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChan
         cause="plan",
         text=f"plan {new.version} changed it, which replaced plan {old.version}",
         plans=(old.version, new.version),
-        since=new.time,
+        since=new.time if new.time > found.before.time else None,
         author=new.author,
         lines=alone or [change.shown for change in changes],
         is_alone=bool(alone),
@@ -174,65 +175,71 @@ def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChan
 
 
 def _find_snapshot(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
-    """The snapshot from which on the policy gives the late answer; None where the earliest stored one does."""
+    """The snapshot from which on the policy gives the late answer; None where the earliest one between them does.
+
+    Where a snapshot is not stored any more and no other did, the cause is `other`, and the text says so.
+    """
     key, _, version = (found.after.policy or "").rpartition("@")
     plan = compile_plan(archive.read_specs(found.after.plan))
     selection = plan.taught.get(key)
     if selection is None or version in ("", "0"):
         return None
     early, _, first = (found.before.policy or "").rpartition("@")
-    least = int(first) if early == key else 0
-    headers = [one for one in reversed(stored_headers(late.client, key)) if least <= one.version <= int(version)]
-    if not headers:
-        return None
+    stored = stored_headers(late.client, key)
+    least = int(first) if early == key else max((x.version for x in stored if x.time <= found.before.time), default=0)
+    headers = {one.version: one for one in reversed(stored) if least <= one.version <= int(version)}
 
     def gives(at: int) -> bool:
-        if at == 0:  # before it learnt
+        if at == 0 or headers[at].meaning != meaning_of(selection):  # a server starts from the prior then
             return late.outcome(plan, {}) == wanted
-        header = next(one for one in headers if one.version == at)
-        policy = load_policy(stored_snapshot(late.client, key, header).blob)
+        policy = load_policy(stored_snapshot(late.client, key, headers[at]).blob)
         return late.outcome(plan, {key: Snapshot(align_policy(policy, selection), at)}) == wanted
 
     wanted = late.outcome(plan)
-    versions = [*([0] if least == 0 else []), *(one.version for one in headers)]
-    pair = find_neighbours(versions, gives)
+    pair = find_last_change([*([0] if least == 0 else []), *headers], gives)
     if pair is None:
-        return None
-    time = next((one.time for one in headers if one.version == pair[1]), None)
+        if not {least, int(version)} - headers.keys() - {0}:
+            return None
+        text = f"no plan between them changed it; of {key} not every snapshot from @{least} to @{version} is stored"
+        return msgspec.structs.replace(found, cause="other", text=f"{text} any more, so one of these may have")
     names = f"{key}@{pair[0]}", f"{key}@{pair[1]}"
     text = f"{names[1]} changed it: with {names[0]} the decision would not give {_named(found.after)}"
-    return msgspec.structs.replace(found, cause="snapshot", text=text, snapshots=names, since=time)
+    since = headers[pair[1]].time
+    return msgspec.structs.replace(found, cause="snapshot", text=text, snapshots=names, since=since)
 
 
-def find_neighbours(steps: Sequence[Step], gives: Callable[[Step], bool]) -> tuple[Step, Step] | None:
-    """Two neighbours, the earlier of which does not give what the last step gives, and the later does.
+def find_last_change(steps: Sequence[Step], gives: Callable[[Step], bool]) -> tuple[Step, Step] | None:
+    """The last two neighbours, the earlier of which does not give what the last step gives, and the later does.
 
-    None where the first step gives it already, or the last does not.
+    An answer may change several times, so a binary search could find an earlier change that was undone. None where the
+    first step gives it already, or the last does not.
     """
     if len(steps) < 2 or not gives(steps[-1]) or gives(steps[0]):
         return None
-    low, high = 0, len(steps) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if gives(steps[middle]):
-            high = middle
-        else:
-            low = middle
-    return steps[low], steps[high]
+    return next(pair for pair in reversed(list(pairwise(steps))) if not gives(pair[0]))
 
 
-def _plans_between(archive: Archive, first: str, last: str) -> list[ArchivedPlan]:
-    """The archived plans from one to another in the order in which they first ran; both are in it."""
-    ends = [read_archived_plan(archive.directory, version) for version in (first, last)]
-    if first == last:
+def _plans_between(archive: Archive, before: SeenAnswer, after: SeenAnswer) -> list[ArchivedPlan]:
+    """The archived plans of two answers and those that first ran between them, in their order.
+
+    A plan that ran again, as after a rollback, is archived with its first time only.
+    """
+    ends = [read_archived_plan(archive.directory, answer.plan) for answer in (before, after)]
+    if before.plan == after.plan:
         return ends[:1]
     found = [
         plan
         for path in archive.directory.glob("*.json")
-        if (plan := read_archived_plan(archive.directory, path.stem)).version not in (first, last)
-        and ends[0].time < plan.time < ends[1].time
+        if (plan := read_archived_plan(archive.directory, path.stem)).version not in (before.plan, after.plan)
+        and before.time < plan.time < after.time
     ]
     return [ends[0], *sorted(found, key=lambda plan: plan.time), ends[1]]
+
+
+def _files_of(archive: Archive, plan: ArchivedPlan) -> dict[str, bytes]:
+    """The files of a plan, with the plans that its holdouts keep."""
+    files = read_archived_files(archive.directory, plan)
+    return files | read_kept_plans(plan.folder, files, archive.directory)[0]
 
 
 def _answers_of(log: Path, customer: str) -> Iterator[tuple[str, SeenAnswer]]:
@@ -262,6 +269,7 @@ def _choose_pair(
     seen: Sequence[tuple[str, SeenAnswer]], customer: str, key: str | None, first: str | None, last: str | None
 ) -> tuple[SeenAnswer, SeenAnswer, str]:
     """The early and the late answer, and their key."""
+    alike: tuple[SeenAnswer, SeenAnswer, str] | None = None
     for name in [key] if key is not None else list(dict.fromkeys(one for one, _ in seen)):
         own = [answer for one, answer in seen if one == name]
         late = [one for one in own if last in (None, one.decision_id)]
@@ -269,10 +277,13 @@ def _choose_pair(
             continue
         after = late[-1]
         early = [one for one in own if one.time < after.time and first in (None, one.decision_id)]
-        if first is None:
-            early = [one for one in early if (one.got, one.reason) != (after.got, after.reason)]
-        if early:
-            return early[-1], after, str(name)
+        others = [one for one in early if (one.got, one.reason) != (after.got, after.reason)]
+        if others:
+            return others[-1], after, str(name)
+        if early and first is not None and alike is None:
+            alike = early[-1], after, str(name)
+    if alike is not None:
+        return alike
     what = f"under {key!r}" if key is not None else "under any key"
     raise BadInput(
         f"{customer!r} has no two decisions {what} with different answers in the log; check the id and the key, or run "

@@ -22,7 +22,7 @@ from engine.journal.from_decision import decision_record
 from engine.journal.records import PREVIEW_MARK, DecisionRow
 from engine.journal.stream import StreamClient
 from engine.journal.uncollected import find_streamed_decision
-from engine.snapshots.header import align_policy
+from engine.snapshots.header import align_policy, meaning_of
 from engine.snapshots.publish import stored_headers, stored_snapshot
 from engine.vocabulary import SILENCE, item_name
 from policies import Bandit, load_policy
@@ -222,7 +222,10 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
 def read_snapshots_of(
     plan: Plan, client: StreamClient, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Snapshot]]:
-    """Yield the policies that a decision had, by selection of a plan: from the store, or as its record has them."""
+    """Yield the policies that a decision had, by selection of a plan: from the store, or as its record has them.
+
+    As in a server, a selection for which a snapshot means something else starts from its prior.
+    """
     drawn, taught = [each for row in logged for each in _draws_of(row)], plan.taught
     for one in drawn:
         key, _, version = (one.policy or "@0").rpartition("@")
@@ -243,6 +246,8 @@ def read_snapshots_of(
             raise BadInput(
                 f"{one.policy} has no stored snapshot any more; the log still has the propensity {one.propensity:g}"
             )
+        if header.meaning != meaning_of(selection):
+            continue
         policy = load_policy(stored_snapshot(client, key, header).blob)
         yield key, Snapshot(align_policy(policy, selection), header.version)
 

@@ -12,7 +12,7 @@ import yaml
 from engine.catalog import load_plan
 from engine.cli.app import app
 from engine.learn import learn
-from engine.rehearse.bisect import find_neighbours
+from engine.rehearse.bisect import find_last_change
 
 SHOP = {
     "offers": {"a": {}, "b": {}},
@@ -20,7 +20,7 @@ SHOP = {
         "hero": {"offers": ["a"]},
         "row": {
             "offers": ["a", "b"],
-            "policy": {"kind": "beta_thompson", "floor": 0.001},
+            "policy": {"kind": "linear_thompson", "features": [{"trait": "country", "one_of": ["fr"]}]},
             "reward": {"metric": "click"},
         },
     },
@@ -43,9 +43,11 @@ def test_the_line_and_the_snapshot_that_changed_an_answer_are_found(
     open_shop: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop = open_shop(SHOP, workers=1)
+    people = [f"p{number}" for number in range(6)]
+    first = {who: shop.decide("web", "row", user_id=who)["decision_id"] for who in people}
+    edit(shop, "row", policy={"kind": "beta_thompson", "floor": 0.001})
     plan = load_plan(shop.settings.experiments)
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
-    people = [f"p{number}" for number in range(6)]
     early = {who: shop.offer("web", "row", user_id=who) for who in people}
     clicks = []
     for number in range(60):
@@ -87,10 +89,17 @@ def test_the_line_and_the_snapshot_that_changed_an_answer_are_found(
     by_snapshot = [one for one in causes.values() if one["cause"] == "snapshot"]
     assert by_snapshot
     assert by_snapshot[0]["snapshots"][0] == "row@0"
+    # The snapshot of the last decision is of another kind than the policy of the first plan, which starts from a prior.
+    causes = {who: bisect(who, "--before", first[who]) for who in people}
+    assert {one["cause"] for one in causes.values()} <= {"plan", "snapshot", "other", "nothing"}
+    by_plan = [one for one in causes.values() if one["cause"] == "plan"]
+    assert by_plan
+    assert {line["path"].partition(".")[0] for one in by_plan for line in one["lines"]} == {"policy"}
 
 
-def test_a_search_ends_between_two_neighbours() -> None:
+def test_the_last_change_of_an_answer_is_found() -> None:
     for flips in range(1, 9):
-        assert find_neighbours(range(9), lambda at, flips=flips: at >= flips) == (flips - 1, flips)
-    assert find_neighbours(range(9), lambda _: True) is None
-    assert find_neighbours(range(9), lambda _: False) is None
+        assert find_last_change(range(9), lambda at, flips=flips: at >= flips) == (flips - 1, flips)
+    assert find_last_change(range(9), lambda at: at in (1, 2, 6, 7, 8)) == (5, 6)
+    assert find_last_change(range(9), lambda _: True) is None
+    assert find_last_change(range(9), lambda _: False) is None

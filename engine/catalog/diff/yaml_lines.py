@@ -7,7 +7,7 @@ on one side only is one line, and so is a feed.
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import yaml
@@ -86,22 +86,34 @@ def apply_lines(old: FolderFiles, new: FolderFiles, changes: Iterable[LineChange
 
 
 def valid_groups(
-    folder: str, old: FolderFiles, new: FolderFiles, changes: Sequence[LineChange]
+    folder: str,
+    old: FolderFiles,
+    new: FolderFiles,
+    changes: Sequence[LineChange],
+    environment: str | None = None,
 ) -> list[tuple[list[LineChange], Specs]]:
     """The smallest groups of changes that are a valid plan each, in the order of the changes, with their specs.
 
     Most are one line. A line that is no plan alone goes with another one, else with those of its file, else with all
     that are none alone, else with all. A change that is in a valid group of fewer is not in one of more for its sake.
+    The `environment` is that of the flags; None takes that of the process.
     """
+
+    def attempt(group: Sequence[LineChange]) -> Specs | None:
+        try:
+            return build_specs(folder, apply_lines(old, new, group), environment=environment)
+        except CatalogError:
+            return None
+
     groups: list[tuple[list[LineChange], Specs]] = []
-    alone = [_try(folder, old, new, [change]) for change in changes]
+    alone = [attempt([change]) for change in changes]
     broken = [change for change, specs in zip(changes, alone, strict=True) if specs is None]
     covered: list[LineChange] = []
     for change, specs in zip(changes, alone, strict=True):
         if specs is not None:
             groups.append(([change], specs))
         elif change not in covered:
-            group, found = _grow(folder, old, new, (change, changes, broken))
+            group, found = _grow(attempt, change, changes, broken)
             if found is not None:
                 groups.append((group, found))
                 covered += group
@@ -109,30 +121,21 @@ def valid_groups(
 
 
 def _grow(
-    folder: str,
-    old: FolderFiles,
-    new: FolderFiles,
-    among: tuple[LineChange, Sequence[LineChange], Sequence[LineChange]],
+    attempt: Callable[[Sequence[LineChange]], Specs | None],
+    change: LineChange,
+    changes: Sequence[LineChange],
+    broken: Sequence[LineChange],
 ) -> tuple[list[LineChange], Specs | None]:
     """The smallest valid group with a change, and its specs."""
-    change, changes, broken = among
     others = [one for one in changes if one is not change]
     pairs = ([one, change] for one in [*broken, *others] if one is not change and len(changes) <= MOST_PAIRED)
     of_file = [one for one in changes if one.shown.file == change.shown.file]
     for group in itertools.chain(pairs, [of_file, list(broken), list(changes)]):
         ordered = [one for one in changes if one in group]
-        specs = _try(folder, old, new, ordered)
+        specs = attempt(ordered)
         if specs is not None:
             return ordered, specs
     return [], None
-
-
-def _try(folder: str, old: FolderFiles, new: FolderFiles, group: Sequence[LineChange]) -> Specs | None:
-    """The specs of the old files with these changes; None where they are no valid plan."""
-    try:
-        return build_specs(folder, apply_lines(old, new, group))
-    except CatalogError:
-        return None
 
 
 def _tree_of(name: str, data: bytes) -> object:
