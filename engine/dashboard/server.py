@@ -7,18 +7,20 @@ import socket
 import uvicorn
 
 from engine.dashboard.app import create_dashboard
+from engine.dashboard.priority import lower_priority_of_pages
 from engine.settings import Settings
 
 STOP_SECONDS = 1
 
 
 def serve_dashboard(settings: Settings, listener: socket.socket) -> None:
-    """Serve pages until SIGTERM or SIGINT; SIGTERM ends the process with 0.
+    """Serve pages at low priority until SIGTERM or SIGINT; SIGTERM ends the process with 0.
 
     Args:
         settings: of the engine whose pages these are.
         listener: from `listen` or `adopt_listener`.
     """
+    lower_priority_of_pages()
     signal.signal(signal.SIGTERM, _exit)  # uvicorn stops on it, and raises it again when it has stopped
     stopping = asyncio.Event()
     config = uvicorn.Config(

@@ -5,7 +5,6 @@ Every report is the object that the command line prints for the same question.
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from engine.analysis.report.model import Report
     from engine.settings import Settings
 
-NICE = 5
-"""The niceness of the process: where a core is short, a decision server gets three times as much of it."""
 REPLAYED_VISITS = 2000
 """The last decisions of the log that the funnel of gates is computed from."""
 MOST_SAMPLED = 400
@@ -37,11 +34,6 @@ class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     report: Report
-
-
-def start_process() -> None:
-    """Make this process yield to those that serve."""
-    os.nice(max(0, NICE - os.nice(0)))
 
 
 def compute(settings: Settings, job: Job, source: str) -> Result:

@@ -29,8 +29,9 @@ import structlog
 
 from engine.analysis.report.model import Report
 from engine.catalog.plan.plan import Plan
-from engine.dashboard.board.compute import HistoryPoint, compute, start_process
+from engine.dashboard.board.compute import HistoryPoint, compute
 from engine.dashboard.board.results import Job, Result, Results, failed_result
+from engine.dashboard.priority import lower_priority_of_reports
 from engine.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ class Refresher:
         is_first, began = self._results.peek(job) is None, time.monotonic()
         source = self._read_plan().version if job.kind == "history" else self.source()
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_process)
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=lower_priority_of_reports)
         self.running = job
         try:
             future: Future[Result] = self._pool.submit(compute, self._settings, job, source)
