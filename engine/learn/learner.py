@@ -288,7 +288,8 @@ class Learner:
         except TRANSIENT:
             raise
         except Exception:
-            trial = functools.partial(self._process_batch, aside=aside, progress=None, keep=False)
+            last = taken.records[-1][0] if taken.records else 0.0  # no record is to blame for what is due by then
+            trial = functools.partial(self._process_batch, aside=aside, progress=None, until=last, keep=False)
             poisoned = find_poisoned(taken.records, trial)
             if not poisoned:
                 raise

@@ -92,3 +92,21 @@ def test_nothing_is_blamed_for_a_failure_of_the_surroundings_or_of_every_batch()
             raise KeyError
 
     assert find_poisoned(range(10), fail_twice) == {}
+
+
+def test_no_record_is_blamed_for_what_is_due_when_it_comes(shop: Any) -> None:
+    shop.send(*shop.shown("broken", 0.0, "u0"))
+    shop.learn()
+    with closing(State(shop.settings.data / "learn" / "all.sqlite")) as state:
+        state.db.execute("UPDATE pending SET exposed = 'yesterday'")
+    for n in range(3):
+        shop.spool(*shop.shown(f"d{n}", 2000.0 + n, f"u{n}"))
+    shop.ship()
+    with pytest.raises(TypeError):
+        shop.learn()
+    assert shop.aside() == {}
+    with closing(State(shop.settings.data / "learn" / "all.sqlite")) as state:
+        state.db.execute("UPDATE pending SET exposed = ?", [shop.t0])
+    shop.learn()
+    assert shop.learnt().statistics["count"].sum() == 1
+    assert shop.aside() == {}
