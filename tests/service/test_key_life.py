@@ -90,6 +90,38 @@ def test_a_key_ends_and_so_do_the_sessions_that_it_began(tmp_path: Path) -> None
     assert "ak-short" not in listed.stdout + listed.stderr
 
 
+def test_a_rotation_does_not_lengthen_the_life_of_the_key_before(tmp_path: Path) -> None:
+    for ends in (NOW + timedelta(days=1), NOW - timedelta(days=3)):
+        entry: dict[str, object] = {
+            "name": "ops",
+            "role": "admin",
+            "key": "ak-short-lived",
+            "expires": ends.isoformat(),
+        }
+        _, after = make("rotate", "ops", "--file", str(write_keys(tmp_path / "keys.yaml", entry)))
+        assert after["previous"]["until"] == ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+    refused = run_verb("keys", "new", "ops", "--role", "admin", "--days", "1e9")
+    assert (refused.returncode, "--days" in refused.stderr) == (2, True)
+
+
+def test_times_of_yaml_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    for text in ("2026-12-01T00:00:00Z", "2026-12-01 01:00:00+01:00", "'2026-12-01T00:00:00Z'"):
+        path.write_text(f"keys: [{{name: a, role: server, key: abcdefgh, expires: {text}}}]\n")
+        assert read_keys_file(path)[0].expires == datetime(2026, 12, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text", ["[abcdefgh]", "abcdefgh", "[{name: a, role: server, key: zzzzzzzz, previous: abcdefgh}]"]
+)
+def test_a_key_in_the_wrong_place_is_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"keys: {text}\n")
+    with pytest.raises(BadInput) as refused:
+        read_keys_file(path)
+    assert "abcdefg" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("entry", "named"),
     [

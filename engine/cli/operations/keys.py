@@ -18,6 +18,7 @@ keys = cyclopts.App(name="keys", help="API keys: make one, rotate one, list them
 app.command(keys)
 File = Annotated[Path | None, Parameter(help="The file of keys; COUNTERPOINT_API_KEYS by default.")]
 LifeDays = Annotated[float | None, Parameter(help="Days until the new key ends; without it never.")]
+_MOST_DAYS = 36_500
 _PREFIX: dict[KeyRole, str] = {"client": "pk", "server": "sk", "admin": "ak"}
 
 
@@ -40,7 +41,9 @@ def rotate(
     spec = next((one for one in _read(file) if one.name == name), None)
     if spec is None:
         raise BadInput(f"{name}: is no key of the file; `counterpoint keys list` shows their names")
-    until = datetime.now(UTC) + timedelta(days=overlap)
+    until = _after(overlap, "--overlap")
+    if spec.expires is not None:
+        until = min(until, spec.expires)  # the rotation of a key that ends does not lengthen its life
     before = {"until": _write_time(until), "sha256": key_digest(spec).hex()}
     if spec.secret is not None:
         before["secret"] = spec.secret
@@ -99,8 +102,19 @@ def _entry(name: str, role: KeyRole, days: float | None) -> dict[str, object]:
     if role == "client":
         entry["secret"] = secrets.token_urlsafe(32)
     if days is not None:
-        entry["expires"] = _write_time(datetime.now(UTC) + timedelta(days=days))
+        entry["expires"] = _write_time(_after(days, "--days"))
     return entry
+
+
+def _after(days: float, option: str) -> datetime:
+    """The time `days` from now.
+
+    Raises:
+        BadInput: if they are fewer than none, or more than a hundred years.
+    """
+    if not 0 <= days <= _MOST_DAYS:
+        raise BadInput(f"{option}: {days:g} is not between 0 and {_MOST_DAYS:,}; give the days of the key's life")
+    return datetime.now(UTC) + timedelta(days=days)
 
 
 def _show(key: str, entry: dict[str, object], *, json: bool) -> int:

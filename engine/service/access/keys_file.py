@@ -7,7 +7,7 @@ Two keys of a name may be live at once, so that a key is rotated without a pause
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +27,8 @@ _EXAMPLE_SECRET = "kept-by-the-backend-7c1f"  # noqa: S105 (known to everyone, s
 """The keys and the secret of the documentation."""
 
 
+_MAPPING = re.compile(r"previous|(keys|previews)(\[[0-9]+\])?")
+"""Places of mappings and lists, where a mistaken file may have a key."""
 _KEYS_REMEDY = "write keys: [{name: …, role: client | server | admin, key: …}]"
 _LONG = Meta(
     pattern="(?s)^.{8,}$",
@@ -103,7 +105,7 @@ def read_access_file(path: Path) -> KeysFile:
         BadInput: if the file cannot be read, or with one line for each rule that it breaks.
     """
     try:
-        data = msgspec.yaml.decode(path.read_bytes())
+        data = _times_as_text(msgspec.yaml.decode(path.read_bytes()))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; COUNTERPOINT_API_KEYS must name a file that can be read") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -127,7 +129,7 @@ def _find_problems(data: object) -> Iterator[FieldProblem]:
         return
     for place, message in find_problems(data, KeysFile):
         *_, name = place.split(".")
-        if name in {"key", "secret", "sha256"}:
+        if name in {"key", "secret", "sha256"} or _MAPPING.fullmatch(name):
             yield place, message.removeprefix(f"{shorten_value(_value_at(data, place))} ")
         elif place == "openid.client_secret":
             yield place, "is not text; put it in quotes"
@@ -157,7 +159,6 @@ def _find_conflicts(entries: Sequence[object]) -> Iterator[FieldProblem]:
             if entry.get(field) and entry.get("role") != "client":
                 message = f"{name} has role {entry.get('role')}, which no page may have; remove {field}"
                 yield f"{place}.{field}", message
-        yield from _find_time_conflicts(place, entry)
 
 
 def _find_key_conflicts(
@@ -177,14 +178,13 @@ def _find_key_conflicts(
             yield place, f"{name} has the same key as {found}; make a new one"
 
 
-def _find_time_conflicts(place: str, entry: dict[object, object]) -> Iterator[FieldProblem]:
-    """Yield times without a zone: a key must end at the same moment on every server."""
-    times = [("expires", entry.get("expires"))]
-    if isinstance(previous := entry.get("previous"), dict):
-        times.append(("previous.until", previous.get("until")))
-    for field, time in times:
-        if isinstance(time, datetime) and time.tzinfo is None:
-            yield f"{place}.{field}", f"{time} has no zone; write it as {time:%Y-%m-%dT%H:%M:%S}Z"
+def _times_as_text(value: object) -> object:
+    """The value with times and dates as text, as JSON and quotes have them: a time without a zone is refused then."""
+    if isinstance(value, dict):
+        return {name: _times_as_text(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_times_as_text(one) for one in value]
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _value_at(data: object, place: str) -> object:
