@@ -89,10 +89,11 @@ class Sessions:
         Raises:
             Refusal: 401 for an unknown key, 403 for one of a role without pages, 429 after too many guesses.
         """
-        caller = self._keys.identify([(b"x-api-key", key.strip().encode(errors="replace"))], peer)
+        sent = key.strip().encode(errors="replace")
+        caller = self._keys.identify([(b"x-api-key", sent)], peer)
         if caller.dashboard is None:
             raise Refusal(403, f"the key {caller.name} has the role {caller.role}, which has no dashboard", "key")
-        return self._start(caller)
+        return self._start(caller, hashlib.sha256(sent).digest())
 
     def log_in_by_claims(self, claims: Mapping[str, object]) -> Session:
         """The session of a person who logged in at the provider.
@@ -153,24 +154,23 @@ class Sessions:
         if not is_ours or not _is_equal(self.token(session), token):
             raise Refusal(403, "this form is too old, or another site sent it; load the page again and repeat")
 
-    def _start(self, caller: Caller | None) -> Session:
+    def _start(self, caller: Caller | None, digest: bytes = b"") -> Session:
         role = caller.dashboard if caller else None
         name = caller.name if caller else ""
         return Session(
             id=secrets.token_urlsafe(18),
             name=name,
             role=role,
-            key=self._key_mark(name),
+            key=self._key_mark(digest),
             ends=time.time() + SESSION_SECONDS,
         )
 
-    def _key_mark(self, name: str) -> str:
-        """The digest that changes once another key has this name; empty for a name without a key."""
-        digest = self._keys.digest_of(name)
+    def _key_mark(self, digest: bytes) -> str:
+        """The name in a session of the key with this digest; empty without a key."""
         return self._sign("key", digest.hex())[:16] if digest else ""
 
     def _is_valid(self, session: Session) -> bool:
-        """Whether the key that logged in is still the one of its name in the file, with the same role."""
+        """Whether the key that logged in is still good under its name, with the same role."""
         if self.is_open:
             return session.role == "admin"
         if session.role is None:
@@ -178,7 +178,8 @@ class Sessions:
         if session.openid:
             return self.openid is not None and _is_equal(self.openid.mark, session.openid)
         has_same_role = self._keys.dashboard_role_of(session.name) == session.role
-        return has_same_role and _is_equal(self._key_mark(session.name), session.key)
+        marks = [self._key_mark(digest) for digest in self._keys.live_digests(session.name)]
+        return has_same_role and any(_is_equal(mark, session.key) for mark in marks)
 
     def _open(self, use: str, cookie: str, kind: type[Sealed]) -> Sealed | None:
         """The value of a cookie that was signed for this use; None for any other cookie."""

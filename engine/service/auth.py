@@ -158,15 +158,14 @@ class Keys:
         return bool(self._callers)
 
     def dashboard_role_of(self, name: str) -> DashboardRole | None:
-        """The dashboard role of the key with this name; None for an unknown one, and for one that ended."""
-        for _, caller, until in self._callers:
-            if caller.name == name:
-                return caller.dashboard if time.time() < until else None
-        return None
+        """The dashboard role of the keys with this name; None for an unknown one, and where all of them ended."""
+        now = time.time()
+        return next((one.dashboard for _, one, until in self._callers if one.name == name and now < until), None)
 
-    def digest_of(self, name: str) -> bytes:
-        """The SHA-256 of the key with this name, not of the one before it; empty for an unknown one."""
-        return next((digest for digest, caller, _ in self._callers if caller.name == name), b"")
+    def live_digests(self, name: str) -> list[bytes]:
+        """The SHA-256 of each key with this name that has not ended: of two while it is rotated."""
+        now = time.time()
+        return [digest for digest, one, until in self._callers if one.name == name and now < until]
 
     def guard_for(self, least: KeyRole | None) -> "RequestGuard":
         """The guard of addresses that need a key of the role `least`; None for those that need no key."""

@@ -7,19 +7,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import embedded
 from engine.customer import CustomerIds, prove
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
+from engine.dashboard.sessions import Sessions
 from engine.errors import BadInput
-from engine.service.access.keys_file import KeySpec, read_keys_file
+from engine.service.access.keys_file import KeySpec, PreviousKey, read_keys_file
 from engine.service.access.shared_rates import SharedRates
 from engine.service.auth import Caller, Keys
 from engine.service.problems import Refusal
 from tests.verbs import run_verb
 
 NOW = datetime.now(UTC)
+LIVE = ("ak-before", "ak-now-live")
 ANNA = CustomerIds(user_id="anna")
 
 
@@ -88,6 +91,18 @@ def test_a_key_ends_and_so_do_the_sessions_that_it_began(tmp_path: Path) -> None
     listed = run_verb("keys", "list", "--file", str(file), "--json")
     assert (listed.returncode, json.loads(listed.stdout)[0]["state"]) == (1, "ends within a week")
     assert "ak-short" not in listed.stdout + listed.stderr
+
+
+def test_a_session_ends_with_the_key_that_began_it(tmp_path: Path) -> None:
+    until = NOW + timedelta(hours=1)
+    before = PreviousKey(key="ak-before", until=until)
+    keys = Keys([KeySpec(name="ops", role="admin", key="ak-now-live", previous=before)])
+    cookies = {key: Sessions(keys, tmp_path).encode(Sessions(keys, tmp_path).log_in(key, "peer")) for key in LIVE}
+    ended = msgspec.structs.replace(before, until=NOW - timedelta(seconds=1))
+    for previous, valid in ((before, LIVE), (ended, LIVE[1:]), (None, LIVE[1:])):
+        spec = KeySpec(name="ops", role="admin", key="ak-now-live", previous=previous)
+        sessions = Sessions(Keys([spec]), tmp_path)
+        assert [key for key, cookie in cookies.items() if not sessions.read([], cookie)[1]] == list(valid)
 
 
 def test_a_rotation_does_not_lengthen_the_life_of_the_key_before(tmp_path: Path) -> None:
