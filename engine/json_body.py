@@ -165,9 +165,18 @@ def split_batch(
     try:
         found_items = read(rest)  # in `rest` a null stands for each item
     except UNREADABLE_JSON as found:
-        field, detail = describe(error or found, body)
+        field, detail = describe(_encoding_error(body) or error or found, body)
         raise BadInput(f'{field}: {detail}; send {{"{name}": […]}} as JSON') from found
     return _limited(found_items if items is None else items, name, most)
+
+
+def _encoding_error(body: bytes) -> UnicodeDecodeError | None:
+    """The error of a body that is not UTF-8, which msgspec does not find in names that it skips."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error
+    return None
 
 
 def _limited(items: Sequence[T], name: str, most: int) -> Sequence[T]:

@@ -156,7 +156,7 @@ def test_what_is_prefetched_counts_as_seen_only_when_its_exposure_is_reported(se
         ]
 
     assert seen() == []
-    refused(server, "/v1/exposures", {"decision_id": decision_id, "placements": ["till_prompt"]}, 400, "placements")
+    refused(server, "/v1/exposures", {"decision_id": decision_id, "placements": ["till_prompt"]}, 404, "placements")
     assert server.post("/v1/exposures", {"decision_id": decision_id, "placements": ["home_hero"]}).status_code == 202
     assert seen() == ["home_hero", "hero_policy"]  # the experiment on the placement is seen with it
     assert server.post("/v1/exposures", {"decision_id": decision_id}).status_code == 202
