@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.analysis.report.model import Report
+    from engine.catalog.spec.conclusion import ChangedQuestionSpec
 
 
 class FrozenReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +44,15 @@ def conclude(
     experiments: Folder = None,
     data: Data = None,
 ) -> int:
-    """End an experiment: ship a variant or stop it, write that into its YAML, and freeze its report."""
+    """End an experiment: ship a variant or stop it, write that into its YAML, and freeze its report.
+
+    If its metrics or its analysis changed after the first exposure, both verdicts are shown and written.
+    """
     from engine.analysis import analyze_experiment
+    from engine.analysis.checks.changed_question import add_first_verdict
     from engine.analysis.design.question_from_plan import build_question
     from engine.analysis.render.terminal import render
+    from engine.catalog.archive import Archive
     from engine.catalog.check.load import load_specs
     from engine.catalog.conclude import write_conclusion
     from engine.catalog.plan.compile import compile_plan
@@ -60,14 +66,18 @@ def conclude(
     specs = load_specs(settings.experiments, settings.plans)
     plan = compile_plan(specs)
     question, metrics = build_question(plan, key)
-    report = analyze_experiment(question, metrics, log or settings.log)
+    folder = log or settings.log
+    report = analyze_experiment(question, metrics, folder)
+    report = add_first_verdict(report, folder, Archive(settings.plans), question, metrics)
     out.print(render(report))
+    changed = _changed_question(report)
     decision = f"ship {ship}" if ship is not None else "stop"
-    if not yes and not _agrees(f"{key}: {decision}? Type yes: "):
+    if not yes and not _agrees(f"{key}: {decision}? Type yes: ", changed):
         print_error("Nothing was changed.")
         return 1
     who = by or getpass.getuser()
-    decided = ConclusionSpec(on=datetime.now(ZoneInfo(plan.zone)).date(), by=who, why=why.strip())
+    today = datetime.now(ZoneInfo(plan.zone)).date()
+    decided = ConclusionSpec(on=today, by=who, why=why.strip(), question=changed)
     path = write_conclusion(settings.experiments, specs, key, ship=ship, decided=decided)
     frozen = FrozenReport(
         experiment=key,
@@ -83,10 +93,31 @@ def conclude(
     return 0
 
 
-def _agrees(question: str) -> bool:
+def _changed_question(report: "Report") -> "ChangedQuestionSpec | None":
+    """Both verdicts, if the question is not that of the first exposure."""
+    from engine.catalog.spec.conclusion import ChangedQuestionSpec
+
+    first = report.first_verdict
+    if first is None:
+        return None
+    return ChangedQuestionSpec(
+        plan=first.plan, changes=first.changes, began=first.recommendation.verdict, now=report.recommendation.verdict
+    )
+
+
+def _agrees(asked: str, changed: "ChangedQuestionSpec | None") -> bool:
+    """Whether the person at the terminal types yes.
+
+    Raises:
+        BadInput: if no one is there.
+    """
+    warning = "" if changed is None else changed.describe()
     if not sys.stdin.isatty():
-        raise BadInput("conclude: asks before it writes, and no one is there to answer; add --yes")
-    return input(question).strip().lower() == "yes"
+        which = f"{warning}; " if warning else ""
+        raise BadInput(f"conclude: {which}it asks before it writes, and no one is there to answer; add --yes")
+    if warning:
+        print_error(f"{warning}.")
+    return input(asked).strip().lower() == "yes"
 
 
 def _freeze(file: "Path", frozen: FrozenReport) -> None:

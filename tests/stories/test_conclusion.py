@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engine.catalog.check.load import load_specs
 from engine.catalog.conclude import drop_key, set_key, write_conclusion
@@ -113,6 +114,37 @@ def test_what_cannot_be_concluded_changes_nothing(open_shop: Any, monkeypatch: p
         with pytest.raises(CounterpointError, match=rule):
             verb(shop, "conclude", "steps", *words)
         assert file.read_text() == text
+
+
+def test_a_question_that_changed_after_the_first_exposure_is_asked_with_both_verdicts(
+    open_shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = open_shop(
+        {"offers": {"a": {}}, "placements": {}, "experiments": {"steps": EXPERIMENT}, "layers": LAYERS}, workers=1
+    )
+    visit(shop, range(60))
+    shop.collect()
+    file = shop.settings.experiments / "steps.yaml"
+    spec = yaml.safe_load(file.read_text())
+    spec["metrics"] = {"primary": "revenue"}
+    file.write_text(yaml.safe_dump(spec))
+    words = ["conclude", "steps", "--ship", "one", "--why", "More revenue"]
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    rule = r"question changed after the first exposure \(metrics.primary: click → revenue\): .*add --yes"
+    with pytest.raises(CounterpointError, match=rule):
+        verb(shop, *words)
+    assert "decided" not in file.read_text()
+    shown = " ".join(verb(shop, *words, "--yes").split())
+    assert "By the question of the start: KEEP RUNNING" in shown
+    decided = load_specs(shop.settings.experiments).experiments["steps"].decided
+    assert decided is not None
+    assert decided.question is not None
+    assert decided.question.changes == ["metrics.primary: click → revenue"]
+    assert (decided.question.began, decided.question.now) == ("keep running", "keep running")
+    report = document(verb(shop, "analyze", "steps", "--json"))
+    assert "decided after its question changed (metrics.primary: click → revenue)" in report["conclusion"]
+    frozen = json.loads((shop.settings.data / "reports" / "steps.json").read_text())
+    assert frozen["report"]["first_verdict"]["plan"] == decided.question.plan
 
 
 @pytest.mark.parametrize(

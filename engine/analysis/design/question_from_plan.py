@@ -153,7 +153,13 @@ def _describe_conclusion(spec: ExperimentSpec) -> str:
         return ""
     what = f"{spec.ship} was shipped" if spec.status == "shipped" else "it was stopped"
     who = f" by {spec.decided.by}" if spec.decided.by else ""
-    return f"{what} on {spec.decided.on.isoformat()}{who}" + (f": {spec.decided.why}" if spec.decided.why else "")
+    lines = [f"{what} on {spec.decided.on.isoformat()}{who}" + (f": {spec.decided.why}" if spec.decided.why else "")]
+    if (changed := spec.decided.question) is not None:
+        lines.append(
+            f"It was decided after its question changed ({', '.join(changed.changes)}): by that of the start the "
+            f"verdict was {changed.began.upper()}, by the later one {changed.now.upper()}"
+        )
+    return ". ".join(lines)
 
 
 def _describe_design(design: Switchback, spec: SwitchbackSpec | None) -> str:
