@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.measure.columns import check_numbers
-from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, load_daily
+from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, has_files, load_daily
 from engine.analysis.measure.daily.ordered import OrderedDays, find_last_event
 from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, WITHOUT_CUSTOMERS, daily_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
@@ -84,6 +84,7 @@ CASE
     ELSE epoch_us(try_cast({text} AS TIMESTAMPTZ))
 END
 """
+_LAST = "SELECT max(time) FROM {visits}"
 _SPLIT = """
 SELECT {columns} FROM (
     SELECT regexp_split_to_array(trim(column0), '\\s+') AS cells
@@ -161,17 +162,16 @@ class EventSource:
         """The moment of the report in microseconds: the one asked for, or the last event's; None without an event."""
         if self.until is not None:
             return self.until
-        store, sql = self.daily, "SELECT max(time) FROM {visits}"
-        last = self.rows(sql)[0][0] if store is None else find_last_event(self.engine, store)
+        last = find_last_event(self.engine, self.daily) if self.daily else self.rows(_LAST)[0][0]
         return last if isinstance(last, int) else None
 
     @cached_property
     def daily(self) -> DailyStore | None:
-        """The stored partial statistics of the log; None of tables, up to another moment, or where none can be kept."""
-        if self.log_dir is None or self.until is not None or not (self.log_dir / "events").is_dir():
-            return None  # a log without an event has no day to store
+        """The log's stored partial statistics; None of tables, without a day of events, or where none can be kept."""
+        if self.log_dir is None or self.until is not None or not has_files(self.log_dir, "events"):
+            return None
         store = DailyStore(self.engine, self.log_dir)
-        return store if store.is_usable() else None
+        return store if store.is_usable() and find_last_event(self.engine, store) is not None else None
 
     @property
     def has_times(self) -> bool:
@@ -290,7 +290,7 @@ class EventSource:
         Raises:
             BadInput: if the report reads tables instead.
         """
-        if self.daily is not None and self.log_dir is not None and name in STORED and (self.log_dir / name).is_dir():
+        if self.daily is not None and self.log_dir is not None and name in STORED and has_files(self.log_dir, name):
             return self._daily_name(name)
         return identifier(self._log_table(name).get_name())
 

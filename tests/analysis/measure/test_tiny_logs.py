@@ -13,6 +13,8 @@ from engine.analysis.measure.model import MoneyFigure
 from engine.analysis.measure.sources import EventSource
 from engine.analysis.render.measure_page import measure_html
 from engine.analysis.stats.estimate import NotEstimable
+from engine.journal.log.parquet import as_columns, rows_of_record, write_table
+from engine.journal.records import EventRecord
 from loadtests.year_shop import Shop, simulate_shop, write_shop
 from tests.analysis.measure.test_refreshes import KPIS, STEPS
 from tests.catalog.folder import plan
@@ -58,3 +60,19 @@ def test_nothing_is_invented_of_hardly_any_customers(tmp_path: Path, customers: 
     page = measure_html(*found.values())
     assert "What this is not" in page
     assert not re.search(r">-?(nan|inf|None)<", page)
+
+
+def test_a_log_whose_events_name_no_customer_is_as_empty_as_one_without_files(tmp_path: Path) -> None:
+    rows = EventRecord(
+        message_id="m", time=1.78e9, received=1.78e9, customer="", event="click", decision_id=None,
+        channel="web", revenue=None, properties=b"{}",
+    )  # fmt: skip
+    table, day, columns = rows_of_record(rows)
+    for place in ("nobody", "no_file"):
+        (tmp_path / place / "events" / f"day={day}").mkdir(parents=True)
+        (tmp_path / place / "decisions" / f"day={day}").mkdir(parents=True)
+    file = tmp_path / "nobody" / "events" / f"day={day}" / "1.parquet"
+    write_table(file, table, [as_columns(table, columns)])
+    for place in ("nobody", "no_file"):
+        found = measure_all(EventSource(log_dir=tmp_path / place), plan(metrics=KPIS), steps=STEPS)
+        assert all(isinstance(report.money, NotEstimable) for report in found.values())

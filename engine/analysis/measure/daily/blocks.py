@@ -189,6 +189,11 @@ class DailyStore:
         draft.replace(self._folder / f"{name}.json")
 
 
+def has_files(log_dir: Path, table: str) -> bool:
+    """Whether a table of a log has a file; the folder of a day may be empty."""
+    return next((log_dir / table).glob("**/*.parquet"), None) is not None
+
+
 def load_daily(engine: DuckDB, read: Callable[[], str], *, select: str, place: str) -> None:
     """Load what `read` stores and has SQL of into the temporary table `place`; `select` is SQL with `{rows}`.
 
