@@ -60,7 +60,7 @@ SELECT customer, first, chosen.variant, chosen.segment, chosen.plan, crossed FRO
         max(variant) <> min(variant) OR coalesce(bool_or(flagged), false) AS crossed
     FROM cells WHERE first IS NOT NULL AND customer IS NOT NULL GROUP BY customer
 );
-CREATE OR REPLACE TEMP VIEW members AS SELECT customer AS unit, * FROM exposed_customers
+CREATE OR REPLACE TEMP VIEW customer_members AS SELECT customer AS unit, * FROM exposed_customers
 """
 """The unit is the same column as the customer, so that DuckDB groups and joins by one of them."""
 _ASSIGNED = "SELECT variant, count(DISTINCT customer) FROM cells WHERE is_assigned GROUP BY variant"
@@ -120,7 +120,7 @@ def read_customer_cells(
     source.run(_DRAWN)
     texts = dict.fromkeys(("unit", "customer", "variant", "segment", "plan"), "VARCHAR")
     return CustomerCells(
-        unbound_table("members", texts | {"first": "BIGINT", "crossed": "BOOLEAN"}),
+        unbound_table("customer_members", texts | {"first": "BIGINT", "crossed": "BOOLEAN"}),
         unbound_table(
             "drawn",
             dict.fromkeys(("plan", "variant", "reason"), "VARCHAR") | {"time": "BIGINT", "propensity": "DOUBLE"},

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.analysis import ExperimentQuestion, MeasuredMetric, analyze_experiment
 from engine.analysis.design.methods import Inference
+from engine.analysis.report.experiment_units import read_experiment_units
+from engine.analysis.sources.engines import DuckDB
 
 DAY = 86_400.0
 START = 1_793_491_200.0
@@ -78,3 +81,20 @@ def test_one_pass_finds_what_stored_exposures_give(
     (own,), (other,) = summed.metrics, stored.metrics
     assert own.mean == pytest.approx(other.mean, rel=1e-12)
     assert own.absolute.se == pytest.approx(other.absolute.se, rel=1e-12)
+
+
+def test_one_engine_reads_experiments_of_several_units(write_log: Callable[..., Path]) -> None:
+    """The effects of `measure kpis` read all experiments of a log with one engine."""
+    weights = dict.fromkeys(VARIANTS, 0.5)
+    question = ExperimentQuestion(key="checkout", control="control", weights=weights, primary="revenue")
+    tables = shop(random.Random(1))  # no secret
+    for row in tables["decisions"]:
+        row["device"] = row["customer"]
+    log, source = write_log(**tables), DuckDB()
+    found = []
+    for unit in ("device", "customer", "device", "customer"):
+        asked = msgspec.structs.replace(question, unit=unit)
+        units = read_experiment_units(source, asked, [REVENUE], log, NOW).units
+        found += source.rows(units.aggregate(n=units.count()))
+    assert len(found) == 4
+    assert len(set(found)) == 1
