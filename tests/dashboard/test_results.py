@@ -1,5 +1,6 @@
 """What the dashboard computes: the splits that a viewer may ask for, failures, and what a chart says of intervals."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -78,7 +79,8 @@ def test_a_failure_is_tried_again_and_a_split_is_of_a_known_trait(settings: Sett
         wait_for(client, page, lambda text: "the data cannot be read" in text)
         for path, data in files.items():
             path.write_bytes(data)
-        wait_for(client, page, lambda text: "Effect over time" in text)
+        shown = wait_for(client, page, lambda text: "Effect over time" in text).text
+        assert re.search(r">[\d.]+ → [\d.]+ EUR<", shown)
         for unknown in ("nonsense", "channel ", "user_id", "Łódź", "x" * 2000):
             refused = client.get(page, params={"by": unknown})
             assert refused.status_code == 404
@@ -87,6 +89,7 @@ def test_a_failure_is_tried_again_and_a_split_is_of_a_known_trait(settings: Sett
             assert client.get(page, params={"by": known}).status_code == 200
     question, metrics = build_question(compile_plan(load_specs(settings.experiments)), "by_fixed")
     found = analyze_experiment(question, metrics, settings.log)
+    assert found.recommendation.why.startswith("less than 1 of at least ")
     for method, says in METHODS.items():
         report = msgspec.structs.replace(found, method=method)
         past = HistoryPoint(at=time.time() - 3_600, report=report)

@@ -54,14 +54,18 @@ class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
                 "Give the window of a reward (`window`), or count them as they are (`ripe` false)."
             )
         when = self.until[:16].replace("T", " ")
-        text = f"{who} are not counted yet: their {_span_text(self.hours)} for a reward are over by {when} UTC."
+        span = _span_text(self.hours)
+        verb = "is" if span.startswith("1 ") else "are"
+        text = f"{who} are not counted yet: their {span} for a reward {verb} over by {when} UTC."
         return f"{text} No zero tells the window: it is how late rewards came." if self.known_by == "delays" else text
 
 
 def _span_text(hours: float) -> str:
     if hours >= 1:
-        return f"{hours:.3g} hours"
-    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{max(1.0, 3600 * hours):.0f} seconds"
+        text = f"{hours:.3g} hours"
+    else:
+        text = f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{max(1.0, 3600 * hours):.0f} seconds"
+    return text.removesuffix("s") if text.startswith("1 ") else text
 
 
 def leave_out_unsettled(

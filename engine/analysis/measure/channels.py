@@ -184,7 +184,7 @@ def measure_channels(source: EventSource, *, alpha: float = 0.05) -> ChannelRepo
     return ChannelReport(
         report="channels",
         as_of=source.as_of,
-        sentence=_sentence(counted, naive, holdout),
+        sentence=_sentence(counted, naive, holdout, source.currency),
         money=_money(naive, holdout),
         standing="observational",
         limits=_LIMITS,
@@ -248,17 +248,21 @@ def _cells(effect: Effect | NotEstimable) -> list[ReportCell]:
 
 
 def _sentence(
-    counted: list[tuple[int, int, float, float]], naive: Effect | NotEstimable, holdout: Effect | NotEstimable
+    counted: list[tuple[int, int, float, float]],
+    naive: Effect | NotEstimable,
+    holdout: Effect | NotEstimable,
+    currency: str,
 ) -> str:
+    unit = f" {currency}" if currency else ""
     customers = sum(row[1] for row in counted)
     several = sum(row[1] for row in counted if row[0] > 1)
     if not customers:
         return "No customer was seen on a channel."
     text = f"{several:,} of {customers:,} customers used several channels"
     if isinstance(naive, Effect):
-        text += f"; they spent {naive.estimate:+,.2f} each against those of one, which is no effect"
+        text += f"; they spent {naive.estimate:+,.2f}{unit} each against those of one, which is no effect"
     if isinstance(holdout, Effect):
-        ends = f"{holdout.estimate:+,.2f} each ({holdout.low:+,.2f} to {holdout.high:+,.2f})"
+        ends = f"{holdout.estimate:+,.2f}{unit} each ({holdout.low:+,.2f} to {holdout.high:+,.2f})"
         doubt = ", so whether they gain is open" if holdout.low <= 0 <= holdout.high else ""
         text += f"; customers let into experiments spent {ends} against the holdout{doubt}"
     return f"{text}."

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from engine.analysis.checks.lights import Tone
@@ -51,7 +51,8 @@ async def experiment(visit: PageVisit) -> Page:
     segments = (by_trait or report) if trait != "channel" else report
     history = read_history(desk.results, report, time.time()) if report else []
     changes = await asyncio.to_thread(read_file_changes, visit, key)
-    parts = report_parts(report, segments, history) if report and one.units else {}
+    amounts = [name for name, spec in visit.desk.plan.metrics.items() if METRIC_KINDS[spec.kind].is_money]
+    parts = report_parts(report, segments, history, amounts) if report and one.units else {}
     return Page(
         template="experiment.html",
         title=one.title,
@@ -87,23 +88,27 @@ async def switch(visit: PageVisit) -> Redirect:
     return Redirect(to=link_to("experiments", key))
 
 
-def report_parts(report: Report, segments: Report | None, history: Sequence[HistoryPoint]) -> dict[str, object]:
-    """The charts of a report."""
+def report_parts(
+    report: Report, segments: Report | None, history: Sequence[HistoryPoint], amounts: Collection[str] = ()
+) -> dict[str, object]:
+    """The charts of a report; `amounts` names the metrics that are money."""
     return {
-        "forest": forest(report),
+        "forest": forest(report, amounts),
         "bayes": _bayes_chart(report),
         "effect": _effect_chart(report, history),
         "units": _units_chart(report, history),
-        "by": [(part, _segment_chart(part, segments)) for part in segments.segments if segments] if segments else [],
+        "by": [(part, _segment_chart(part, segments, amounts)) for part in segments.segments if segments]
+        if segments
+        else [],
     }
 
 
-def forest(report: Report) -> IntervalChart:
+def forest(report: Report, amounts: Collection[str] = ()) -> IntervalChart:
     """The relative effects of all metrics and variants."""
     rows = []
     for metric in report.metrics:
         effect = metric.relative
-        means = f"{_mean(metric, report.control)} → {_mean(metric, metric.variant)}"
+        means = f"{_mean(metric, report.control)} → {_mean(metric, metric.variant)}{_unit(metric, report, amounts)}"
         detail = metric.variant if len(report.units) > 2 else ""
         if isinstance(effect, NotEstimable):
             rows.append(
@@ -153,6 +158,11 @@ def _tone(effect: Effect, direction: str) -> Tone:
 def _mean(metric: MetricReport, variant: str) -> str:
     mean = metric.mean.get(variant)
     return METRIC_KINDS[metric.kind].format.format(mean) if mean is not None else "?"
+
+
+def _unit(metric: MetricReport, report: Report, amounts: Collection[str]) -> str:
+    """The unit after a metric's absolute figures, where they have one: the currency of an amount."""
+    return f" {report.currency}" if metric.metric in amounts and report.currency else ""
 
 
 def _bayes_chart(report: Report) -> IntervalChart | None:
@@ -210,13 +220,13 @@ def _time_of(report: Report) -> float:
     return datetime.fromisoformat(report.as_of).timestamp()
 
 
-def _segment_chart(part: SegmentReport, report: Report) -> IntervalChart:
+def _segment_chart(part: SegmentReport, report: Report, amounts: Collection[str]) -> IntervalChart:
     kinds = {row.metric: row for row in report.metrics}
     metric = kinds[part.metric]
-    is_share = METRIC_KINDS[metric.kind].is_share
+    is_share, unit = METRIC_KINDS[metric.kind].is_share, _unit(metric, report, amounts)
 
     def form(value: float) -> str:
-        return f"{100 * value:+z.2f} points" if is_share else f"{value:+z.3g}"
+        return f"{100 * value:+z.2f} points" if is_share else f"{value:+z.3g}{unit}"
 
     rows = []
     for effect in part.effects:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.analysis.checks.lights import Tone
 from engine.analysis.measure.activity import ActivityReport, ShownOffer
+from engine.analysis.measure.model import count_of
 from engine.catalog.plan.plan import Offer
 from engine.claims.requirements import every_share
 from engine.dashboard.board.results import Job
@@ -113,7 +114,7 @@ def _offers_table(visit: PageVisit, left: Left, shown: Sequence[ShownOffer]) -> 
 
 def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) -> list[TableCell]:
     spec = offer.spec
-    caps = [f"{cap.count} {cap.event} per {cap.per}" for cap in spec.caps]
+    caps = [f"{count_of(cap.count, cap.event)} per {cap.per}" for cap in spec.caps]
     stock = _stock_left(offer, left)
     return [
         text_cell(offer.key, href=link_to("editor", key=offer.key)),
