@@ -303,7 +303,7 @@ def aa(
     data: Data = None,
     json: AsJson = False,
 ) -> int:
-    """ReportSplit real data at random and count the effects found, which cannot exist; exit 1 if alpha is not kept."""
+    """Split real data at random and count the effects found, which cannot exist; exit 1 if alpha is not kept."""
     if (key is None) == (table is None):
         raise BadInput("aa: name either an experiment or a placement of the log, or a --table")
     if table is not None:
@@ -311,7 +311,7 @@ def aa(
     else:
         _refuse_table_options(TableOptions(metric=metric, unit=unit))
         settings = from_environment(experiments=experiments, data=data)
-        checks = split_log(key or "", settings.experiments, log or settings.log, splits, runs=runs, alpha=alpha)
+        checks = split_log(key or "", settings, log or settings.log, splits, runs=runs, alpha=alpha)
     failed = not all(check.ok for check in checks)
     if json:
         print_json({"ok": not failed, "checks": checks})

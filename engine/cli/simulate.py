@@ -250,6 +250,7 @@ def balance(
     ] = None,
     seeds: Annotated[int, Parameter(help="How many seeds to try.")] = 1000,
     experiments: Folder = None,
+    data: Data = None,
     json: AsJson = False,
 ) -> int:
     """Propose a seed under which few units, such as stores, fall into variants that are alike; nothing is written."""
@@ -259,7 +260,8 @@ def balance(
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.preview import with_draft
 
-    specs = load_specs(from_environment(experiments=experiments).experiments)
+    settings = from_environment(experiments=experiments, data=data)
+    specs = load_specs(settings.experiments, settings.plans)
     plan = compile_plan(with_draft(specs, key))
     if key not in plan.experiments:
         raise BadInput(f"{key!r} is not an experiment; {suggest_name(key, list(specs.experiments))}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.cli.app import new_table, out
 from engine.cli.report_options import SplitOptions, parse_prior, refuse_for_placement
+from engine.settings import Settings
 
 if TYPE_CHECKING:
     from engine.analysis.checks.random_splits import Check
@@ -31,7 +32,7 @@ def split_table(
 
 
 def split_log(
-    key: str, experiments: Path, log: Path, splits: SplitOptions, *, runs: int, alpha: float | None
+    key: str, settings: Settings, log: Path, splits: SplitOptions, *, runs: int, alpha: float | None
 ) -> "Sequence[Check]":
     """The checks of an experiment's metrics, or of a placement's offers."""
     from msgspec.structs import replace
@@ -41,7 +42,7 @@ def split_log(
     from engine.analysis.stats.bayes import Prior
     from engine.catalog import load_plan
 
-    plan = load_plan(experiments)
+    plan = load_plan(settings.experiments, settings.plans)
     windows = [one.reward.window for (_, placement), one in plan.selections.items() if placement == key]
     if key not in plan.experiments and windows:
         given = {name: getattr(splits, name) for name in ("method", "share", "looks", "prior")}

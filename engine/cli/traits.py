@@ -47,8 +47,9 @@ def backfill(
     from engine.catalog import load_plan
     from engine.customers.store import ProfileStore
 
-    folder = from_environment(experiments=experiments).experiments
-    plan = load_plan(folder)
+    own = from_environment(experiments=experiments, data=data)
+    folder = own.experiments
+    plan = load_plan(folder, own.plans)
     if not plan.rules.computed.rules:
         raise BadInput(f"{folder}: traits.yaml defines no trait; add one, such as 'orders_30d: {{count: purchase}}'")
 

@@ -16,7 +16,8 @@ import yaml
 
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
-from engine.errors import CatalogError
+from engine.cli import app
+from engine.errors import CatalogError, CounterpointError
 from engine.learn.reward_rules import reward_rules
 from engine.learn.teach import fit_to_plan
 from tests.stories.conftest import write_shop
@@ -246,6 +247,34 @@ def test_plan_says_that_customers_go_back(tmp_path: Path) -> None:
     previewed = run("preview", "theme", "--experiments", str(new), "--data", str(tmp_path / "data"), "--json")
     reasons = {row["reason"] for row in json.loads(previewed)}
     assert "holdout" in reasons
+
+
+def test_verbs_find_the_kept_plan_in_the_data_that_they_are_given(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "shop", frozen(archive_before(tmp_path)))
+    (folder / "tests").mkdir()
+    tests = [{"expect": {"extra": ["x", "y", None]}}]
+    (folder / "tests" / "shop.yaml").write_text(yaml.safe_dump({"tests": tests}), encoding="utf-8")
+    units, codes = tmp_path / "units.csv", tmp_path / "codes.txt"
+    units.write_text("customer,sales\n" + "".join(f"c{n},{n}\n" for n in range(8)), encoding="utf-8")
+    codes.write_text("CODE1\n", encoding="utf-8")
+    shop = ["--experiments", str(folder)]
+    verbs: list[tuple[list[str], str]] = [
+        (["balance", "extra", "--covariates", str(units), "--seeds", "10", *shop], ""),
+        (["test", str(folder)], ""),
+        (["coupons", "import", str(codes), "--offer", "nothing", *shop], "--offer nothing"),
+        (["traits", "backfill", *shop], "traits.yaml defines no trait"),
+        (["aa", "extra", *shop], "log"),
+    ]
+    for words, problem in verbs:
+        for data, expected in (("data", problem), ("elsewhere", "layers.yaml holdouts[0].keeps")):
+            asked = [*words, "--data", str(tmp_path / data)]
+            if expected:
+                with pytest.raises(CounterpointError) as error:
+                    app(asked, result_action="return_value", exit_on_error=False)
+                assert expected in str(error.value)
+                assert ("keeps" in str(error.value)) == (data == "elsewhere")
+            else:
+                assert app(asked, result_action="return_value", exit_on_error=False) == 0
 
 
 def test_a_kept_policy_begins_with_what_todays_learnt_and_learns_apart(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.markup import escape
 
-from engine.cli.app import DESIGN, AsJson, app, format_count, new_table, out, print_error, print_json, print_line
+from engine.cli.app import DESIGN, AsJson, Data, app, format_count, new_table, out, print_error, print_json, print_line
 from engine.cli.catalog import read_customers
 from engine.errors import require_extras
 from engine.settings import from_environment
@@ -30,6 +30,7 @@ def check_tests(
     full: Annotated[
         bool, Parameter(name="--all", negative="", show_default=False, help="Show assertions that hold, too.")
     ] = False,
+    data: Data = None,
     json: AsJson = False,
 ) -> int:
     """Check the assertions in FOLDER/tests/*.yaml; exit 1 if one does not hold.
@@ -42,8 +43,9 @@ def check_tests(
     from engine.rehearse.assertions import check_assertions
     from engine.rehearse.generated_customers import make_customers
 
-    folder = from_environment(experiments=folder).experiments
-    specs, now = load_specs(folder), time.time()
+    settings = from_environment(experiments=folder, data=data)
+    folder = settings.experiments
+    specs, now = load_specs(folder, settings.plans), time.time()
     assertions = read_assertions(folder, specs)
     sample = read_customers(customers, specs) if customers else []
     if not sample and any(one.spec.customers is not None for one in assertions):

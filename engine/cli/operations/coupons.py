@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from engine.cli.app import RUN, AsJson, Data, Folder, Redis, app, new_table, open_store, out, print_json, print_line
 from engine.errors import BadInput
-from engine.settings import from_environment
+from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from engine.customers.redis.pipeline import RedisPipeline
@@ -42,7 +42,7 @@ def import_file(
     from engine.claims.coupons import count_codes, import_codes
 
     codes = _read_codes(file)
-    _require_coupons(offer, experiments)
+    _require_coupons(offer, from_environment(experiments=experiments, data=data))
     with open_store(data, redis) as settings:
 
         async def add(pipeline: "RedisPipeline") -> tuple[int, object]:
@@ -113,11 +113,11 @@ def _read_codes(file: Path) -> list[str]:
     return list(codes)
 
 
-def _require_coupons(offer: str, experiments: Path | None) -> None:
+def _require_coupons(offer: str, settings: Settings) -> None:
     from engine.catalog import load_plan
 
-    folder = from_environment(experiments=experiments).experiments
-    offers = load_plan(folder).offers
+    folder = settings.experiments
+    offers = load_plan(folder, settings.plans).offers
     if offer not in offers or offers[offer].limits.coupons is None:
         able = [key for key, one in offers.items() if one.limits.coupons is not None]
         raise BadInput(
