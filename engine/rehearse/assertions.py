@@ -6,7 +6,8 @@ budgets) are open, and policies are as before learning. Their arms are those tha
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import msgspec
 
@@ -32,7 +33,7 @@ TRIED = 100
 
 
 class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether one expectation holds. `why` is empty where it does."""
+    """Whether one expectation holds. `why` is empty where it does; `ramps` says at which step each ramp was judged."""
 
     file: str
     test: str
@@ -41,6 +42,7 @@ class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
     expected: str
     got: str
     why: str = ""
+    ramps: list[str] = []
 
 
 class PowerFinding(msgspec.Struct, frozen=True):
@@ -67,7 +69,13 @@ class _Asked:
 
 
 def check_assertions(
-    assertions: Iterable[Assertion], specs: Specs, sample: list[SampledCustomer], now: float, power_of: PowerOf
+    assertions: Iterable[Assertion],
+    specs: Specs,
+    sample: list[SampledCustomer],
+    now: float,
+    power_of: PowerOf,
+    *,
+    ramped: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[AssertionResult]:
     """Yield a result for each expectation of each assertion, in their order.
 
@@ -77,6 +85,8 @@ def check_assertions(
         sample: the customers that `customers` chooses from.
         now: the time (s since 1970) of assertions that name none.
         power_of: computes the power of an experiment.
+        ramped: the coverage that ramps which hold themselves have reached, by experiment; the others are at their
+            first step.
     """
     for one in assertions:
         spec = one.spec
@@ -85,7 +95,7 @@ def check_assertions(
             if key in specs.experiments and specs.experiments[key].status == "draft":
                 drafts = with_draft(drafts, key, dated=spec.at is not None)
         at = now if spec.at is None else spec.at.timestamp()
-        asked = _Asked(assertion=one, plan=compile_plan(drafts), specs=drafts, now=at)
+        asked = _Asked(assertion=one, plan=replace(compile_plan(drafts), ramped=ramped), specs=drafts, now=at)
         if spec.customers is not None:
             yield from _check_sample(asked, sample)
         for key, value in (spec.expect or {}).items():
@@ -115,7 +125,7 @@ def _check_experiment(asked: _Asked, key: str, value: object) -> AssertionResult
         if not is_right and not why:
             who = f"{decision.answer.customer}: " if asked.assertion.spec.customer is None else ""
             why = f"{who}{_why_variant(asked, key, decision)}"
-    return _result(asked, {key: value}, got=_counts(got), why=why)
+    return _result(asked, {key: value}, got=_counts(got), why=why, experiments=[key])
 
 
 def _why_variant(asked: _Asked, key: str, decision: Decision) -> str:
@@ -225,7 +235,8 @@ def _check_sample(asked: _Asked, sample: list[SampledCustomer]) -> Iterator[Asse
             elif faults:
                 why = f"{faults[0]}{f' and {len(faults) - 1:,} more' if len(faults) > 1 else ''}"
             who = f"{found.customers:,} sampled customers"
-            yield _result(asked, {word: name}, got=got, why=why, given=who)
+            experiments = [name.partition("=")[0]]
+            yield _result(asked, {word: name}, got=got, why=why, given=who, experiments=experiments)
 
 
 def _decisions(
@@ -283,7 +294,26 @@ def _counts(got: Counter[str]) -> str:
     return ", ".join(f"{count} x {what}" for what, count in got.most_common())
 
 
-def _result(asked: _Asked, expected: Mapping[str, object], *, got: str, why: str, given: str = "") -> AssertionResult:
+def _ramp_steps(plan: Plan, experiments: Iterable[str]) -> Iterator[str]:
+    """Yield the step of each ramp that holds itself, of these experiments and their rules."""
+    flags = [plan.experiments[key] for key in experiments if key in plan.experiments]
+    for one in (found for flag in flags for found in (flag, *(rule.experiment for rule in flag.rules))):
+        if one.held_steps:
+            reached = plan.ramped.get(one.key, 0.0)
+            step = max((share for share, _ in one.held_steps if share <= reached), default=one.held_steps[0][0])
+            which = "its current step" if one.key in plan.ramped else "its first step, as no data has another"
+            yield f"{one.key} at {step:.3g} of its audience, {which}"
+
+
+def _result(
+    asked: _Asked,
+    expected: Mapping[str, object],
+    *,
+    got: str,
+    why: str,
+    given: str = "",
+    experiments: Iterable[str] = (),
+) -> AssertionResult:
     spec, one = asked.assertion.spec, asked.assertion
     known = {"customer": spec.customer, "channel": spec.channel} if spec.expect is not None else {}
     shown = {name: value for name, value in known.items() if value is not None} | spec.given | spec.context
@@ -295,4 +325,5 @@ def _result(asked: _Asked, expected: Mapping[str, object], *, got: str, why: str
         expected=as_flow(expected),
         got=got,
         why=why,
+        ramps=list(_ramp_steps(asked.plan, experiments)),
     )

@@ -178,6 +178,22 @@ def expect_money_of_both_steps(shop: Any) -> None:
     assert money.estimate == pytest.approx(order.absolute.estimate * everyone / (report.days or 1.0) * 30 * WORTH)
 
 
+def expect_assertions_at_the_step(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """An assertion is judged at the step of the data, else at the first one, and the output says which."""
+    folder = shop.settings.experiments
+    (folder / "tests").mkdir()
+    tests = [{"given": {"country": "DE"}, "expect": {KEY: {"rule": "de", "reason": "assigned"}}}]
+    (folder / "tests" / "shop.yaml").write_text(yaml.safe_dump({"tests": tests}), encoding="utf-8")
+    elsewhere = shop.settings.data / "nowhere"
+    steps = {
+        shop.settings.data: "1 of its audience, its current step",
+        elsewhere: "0.8 of its audience, its first step",
+    }
+    for data, step in steps.items():
+        assert app(["test", str(folder), "--data", str(data)], result_action="return_value") == (data == elsewhere)
+        assert f"Judged with {RULE} at {step}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_good_change_reaches_everyone_by_itself(
     open_shop: Any,
     receiver: Receiver,
@@ -210,6 +226,7 @@ def test_a_good_change_reaches_everyone_by_itself(
         for folder, is_assumed in ((where, False), (nowhere, True)):
             assert not app(["coverage", "--json", *folder], result_action="return_value")
             assert ("so its first one is assumed" in capsys.readouterr().err) == is_assumed
+        expect_assertions_at_the_step(shop, capsys)
         clock.shift(timedelta(hours=23))
         visit(shop, range(300, 360), {"old": 0.3, "new": 0.45})
         clock.shift(timedelta(hours=1, minutes=1))

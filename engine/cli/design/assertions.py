@@ -10,9 +10,11 @@ from rich.markup import escape
 from engine.cli.app import DESIGN, AsJson, Data, app, format_count, new_table, out, print_error, print_json, print_line
 from engine.cli.catalog import read_customers
 from engine.errors import require_extras
-from engine.settings import from_environment
+from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.catalog.spec.folder import Specs
     from engine.rehearse.assertions import PowerFinding
 
@@ -36,7 +38,8 @@ def check_tests(
     """Check the assertions in FOLDER/tests/*.yaml; exit 1 if one does not hold.
 
     Each says what customers with given traits get, what sampled customers never or always see, or which power an
-    experiment has. Nothing is written, and no store is needed.
+    experiment has. Nothing is written, and no store is needed. Ramps that hold themselves are at the step that the
+    data directory has, else at their first.
     """
     from engine.catalog.check.load import load_specs
     from engine.rehearse.assertion_files import read_assertions
@@ -50,7 +53,8 @@ def check_tests(
     sample = read_customers(customers, specs) if customers else []
     if not sample and any(one.spec.customers is not None for one in assertions):
         sample = make_customers(SAMPLED, specs, now=now)
-    results = list(check_assertions(assertions, specs, sample, now, _planned_power))
+    ramped = _current_steps(settings, specs)
+    results = list(check_assertions(assertions, specs, sample, now, _planned_power, ramped=ramped))
     failed = [one for one in results if not one.ok]
     if json:
         print_json({"ok": not failed, "passed": len(results) - len(failed), "failed": len(failed), "results": results})
@@ -67,8 +71,20 @@ def check_tests(
         table.add_row(word, *map(escape, cells))
     if shown:
         out.print(table)
+    for line in sorted({line for one in results for line in one.ramps}):
+        print_line(f"Judged with {line}.")
     print_line(f"{format_count(len(results) - len(failed), 'assertion')} hold, {len(failed):,} failed.")
     return int(bool(failed))
+
+
+def _current_steps(settings: Settings, specs: "Specs") -> "Mapping[str, float]":
+    """The coverage that each ramp which holds itself has reached; empty where no ramp does."""
+    from engine.catalog.plan.compile import compile_plan
+    from engine.supervise.running_state import read_running_state
+
+    if not any(one.held_steps or one.rules for one in compile_plan(specs).experiments.values()):
+        return {}
+    return read_running_state(settings, settings.log, is_named=False).ramped
 
 
 def _planned_power(specs: "Specs", key: str, metric: str, days: float, effect: float | None) -> "PowerFinding":
