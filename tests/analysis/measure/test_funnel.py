@@ -122,7 +122,7 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
     journeys = measure_journeys(EventSource(log_dir=tmp_path))
     assert isinstance(journeys.money, NotEstimable)
     assert isinstance(journeys.continued, NotEstimable)
-    with pytest.raises(BadInput, match="two steps"):
+    with pytest.raises(BadInput, match="at least two"):
         measure_funnel(EventSource(log_dir=tmp_path), ["view"])
     with pytest.raises(BadInput, match="no time zone"):
         measure_journeys(EventSource(log_dir=tmp_path), zone="Moon/Base")
