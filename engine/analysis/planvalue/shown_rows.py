@@ -105,7 +105,8 @@ def _read_rows(source: DuckDB, log_dir: Path) -> tuple[list[ShownRow], int, str,
     total = int(source.rows(shown.aggregate(n=shown.count()))[0][0] or 0)
     if total > MOST_ROWS:
         share = int(_HASHES * MOST_ROWS / total)
-        shown = shown.filter((shown["customer"].fill_null("").hash() % _HASHES).abs() < share)
+        one = shown["customer"].nullif("").fill_null(shown["decision_id"])  # without an id, each decision is one
+        shown = shown.filter((one.hash() % _HASHES).abs() < share)
     kept = source.keep("shown_rows", shown)
     names = ["decision_id", "time", "key", "customer", "variant", "reason", "propensity"]
     names += ["candidates", "context", "policy", "reward", "position"]

@@ -1,12 +1,17 @@
 """`plan --value`: which lines of YAML can be judged on a log, alone or in groups, and why others cannot."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from engine.analysis.planvalue import shown_rows
+from engine.analysis.planvalue.shown_rows import read_shown_log
 from engine.catalog import load_plan
 from engine.cli.app import app
 from tests.statistical.plan_value_worlds import World, draw_world, serve, write_folder
@@ -163,3 +168,16 @@ def test_a_feed_is_one_line_whatever_is_in_it(
     shown = " ".join(capsys.readouterr().out.split())
     assert "other feed 1 item → 2 items, 1 added, 0 removed, 1 changed" in shown
     assert "products.csv changed" in shown
+
+
+def test_a_part_of_a_large_log_has_decisions_without_a_customer(
+    world: tuple[World, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world[1] / "log", tmp_path / "log")
+    for file in (tmp_path / "log" / "decisions").glob("*/*.parquet"):
+        rows = pq.read_table(file, partitioning=None)
+        nobody = pa.nulls(rows.num_rows, rows.schema.field("customer").type)
+        pq.write_table(rows.set_column(rows.schema.get_field_index("customer"), "customer", nobody), file)
+    whole = len(read_shown_log(tmp_path / "log").rows)
+    monkeypatch.setattr(shown_rows, "MOST_ROWS", whole // 2)
+    assert 0.4 < len(read_shown_log(tmp_path / "log").rows) / whole < 0.6  # five deviations of a binomial count
