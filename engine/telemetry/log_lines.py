@@ -14,11 +14,13 @@ use `logging`, take the same way.
 
 import contextvars
 import logging
+import math
 import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Literal, TextIO, cast
 
 import structlog
@@ -140,8 +142,8 @@ def _make_safe(_: object, __: str, fields: LineFields) -> LineFields:
 
 def _safe_value(value: object) -> object:
     """The value with all text in it safe; what is neither a number nor made of others becomes text."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value  # JSON has no other numbers
     if isinstance(value, Mapping):
         return {safe_text(str(name)): _safe_value(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -158,8 +160,15 @@ class _LibraryHandler(logging.Handler):
     """Passes what libraries log on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record under the name of its library."""
+        """Log one record under the name of its library, which goes on whatever its line is."""
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 (as `logging` itself: a wrong placeholder fails no caller)
+            text = str(record.msg)
         error = record.exc_info[1] if record.exc_info else None
-        log = structlog.get_logger(record.name)
         more = {} if error is None else {"exc_info": error}
-        log.log(record.levelno, record.getMessage(), library=record.name, **more)
+        level = min(
+            max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL
+        )  # structlog knows no levels between
+        with suppress(OSError, ValueError):  # the stream may be closed
+            structlog.get_logger(record.name).log(level, text, library=record.name, **more)

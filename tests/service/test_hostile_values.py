@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -150,4 +151,18 @@ def test_a_value_forges_no_line_and_an_unexpected_error_quotes_none() -> None:
         assert "cache.example:6379" in written
         assert not [line for line in written.splitlines() if line.startswith(FORGED)]
         assert not RAW.search(written)
+    structlog.reset_defaults()
+
+
+def test_no_line_of_a_library_fails_it_and_numbers_stay_json() -> None:
+    stream = io.StringIO()
+    configure_logs(stream, "json")
+    library = logging.getLogger("library")
+    library.warning("%d of %d", 1)  # its mistake
+    library.log(logging.WARNING + 5, "between two levels")
+    structlog.get_logger("test").warning("measured", lag=float("nan"))
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["%d of %d", "between two levels", "measured"]
+    stream.close()
+    library.warning("nobody reads this")
     structlog.reset_defaults()
