@@ -1,12 +1,13 @@
 """The largest request that each field accepts computes little more than a small one, and lets others run meanwhile.
 
-The fields come from the API's own description. For each, values of several shapes grow until they are refused; the
-largest that is accepted is sent again and its CPU time is compared with that of a fixed loop on the same machine at the
-same time. Time on the wall is never compared.
+The addresses and fields come from the API's own description, which has every route of the server. For each, values of
+several shapes grow until they are refused; the largest that is accepted is sent again and its CPU time is compared with
+that of a fixed loop on the same machine at the same time. Time on the wall is never compared.
 """
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from engine.service.app import create_app
+from engine.service.endpoints.flag_stream import STREAM_PATH
 from engine.service.endpoints.openapi import openapi
 from engine.service.endpoints.operations import OPERATIONS
 from engine.settings import Settings
@@ -66,6 +68,9 @@ class Service:
         self.app = app
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        return await self.request("POST", path, body)
+
+    async def request(self, method: str, path: str, body: bytes = b"", query: bytes = b"") -> tuple[int, bytes]:
         parts: list[bytes] = []
         status = 0
 
@@ -78,12 +83,20 @@ class Service:
             parts.append(message.get("body", b""))
 
         headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
-        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "client": ("t", 1), "server": ("t", 80)}
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": headers}
+        scope |= {
+            "query_string": query,
+            "http_version": "1.1",
+            "scheme": "http",
+            "client": ("t", 1),
+            "server": ("t", 80),
+        }
         await self.app({**scope, "root_path": "", "extensions": {}, "state": {}}, receive, send)
         return status, b"".join(parts)
 
-    async def cost(self, path: str, body: bytes, total: float = TOTAL) -> tuple[float, float]:
+    async def cost(
+        self, path: str, body: bytes, total: float = TOTAL, *, method: str = "POST", query: bytes = b""
+    ) -> tuple[float, float]:
         """CPU of a request, and the most of it between two turns of the event loop, in units of `reference_work`.
 
         Each is the least of three attempts, or of `ATTEMPTS` while it is above its limit; those measure the unit. A
@@ -105,7 +118,8 @@ class Service:
 
             watcher = asyncio.create_task(watch())
             before = time.process_time()
-            await self.post(path, body.replace(b'"message_id": "m', b'"message_id": "%d' % number))
+            sent = body.replace(b'"message_id": "m', b'"message_id": "%d' % number)
+            await self.request(method, path, sent, query)
             costs.append(((time.process_time() - before) / unit, max(holds) / unit))
             done.set()
             await watcher
@@ -156,6 +170,21 @@ def example_of(path: str) -> dict[str, Any]:
 FREE = {"properties": READ, "traits": ["consent", "loyalty", "timezone", "email"], "context": ["loyalty"]}
 """Free-form objects, and names in them that reducers, gates and moments read."""
 PATHS = [one.path for one in OPERATIONS if one.method == "post" and one.request]
+OTHERS = [(one.method, one.path) for one in OPERATIONS if one.method != "post"]
+FILES = re.compile("/(?:docs|shop|client|exposure-hook)(?:[/.].*)?")
+"""The addresses of files and of the guide, which read nothing of a request but its path."""
+PARAMETERS = {"{sku}": "S-1", "{key}": "checkout_layout", "{place}": "berlin", "{id}": "anna"}
+
+
+def address_of(path: str, parameters: dict[str, str] = PARAMETERS) -> str:
+    """The address with its parameters; one without a value here fails."""
+    return re.sub(r"{\w+}", lambda found: parameters[found[0]], path)
+
+
+def test_every_address_of_the_server_is_measured(tmp_path: Path, redis_url: str, shop: Path) -> None:
+    app = create_app(Settings(data=tmp_path, experiments=shop, redis=redis_url))
+    served = {re.sub(r":\w+}", "}", route.path) for route in app.routes}
+    assert {path for path in served if not FILES.fullmatch(path)} == {*PATHS, *(path for _, path in OTHERS)}
 
 
 def variations(path: str) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]]]:
@@ -177,7 +206,7 @@ def variations(path: str) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]
 def test_the_largest_accepted_value_of_each_field_costs_little_more_than_a_small_one(
     path: str, tmp_path: Path, redis_url: str, shop: Path
 ) -> None:
-    at = path.replace("{sku}", "S-1").replace("{key}", "checkout_layout")
+    at = address_of(path)
 
     async def run() -> tuple[list[str], int]:
         found, accepted = [], 0
@@ -196,6 +225,38 @@ def test_the_largest_accepted_value_of_each_field_costs_little_more_than_a_small
     found, accepted = asyncio.run(run())
     assert found == []
     assert accepted >= max(1, len(list(variations(path))) // 10)
+
+
+LONG = 15_000
+"""Characters of the longest address that a connection takes, less its other headers."""
+QUERIES = {
+    "one value": b"a=" + b"x" * LONG,
+    "many names": b"&".join(b"a%d=1" % number for number in range(LONG // 7)),
+    "separators": b"&" * LONG,
+    "escapes": b"a=" + b"%20" * (LONG // 3),
+    "known names": b"channel=web&limit=1000&" + b"lease=60&" * (LONG // 9),
+}
+
+
+def test_the_longest_addresses_cost_little_more_than_short_ones(tmp_path: Path, redis_url: str, shop: Path) -> None:
+    longest = dict.fromkeys(PARAMETERS, "x" * LONG)
+    tried = [
+        (method.upper(), at, query)
+        for method, path in OTHERS
+        if path != STREAM_PATH  # it does not end
+        for at, query in [(address_of(path, longest), b""), *((address_of(path), one) for one in QUERIES.values())]
+    ]
+
+    async def run() -> list[str]:
+        found = []
+        async with running(tmp_path, redis_url, shop) as service:
+            for method, at, query in tried:
+                total, hold = await service.cost(at, b"", method=method, query=query)
+                if hold > HOLD or total > TOTAL:
+                    found.append(f"{method} {at:.40}?{query[:20]!r}: {total:.1f} units, {hold:.1f} at once")
+        return found
+
+    assert asyncio.run(run()) == []
 
 
 def batch_of(count: int, **fields: object) -> bytes:
