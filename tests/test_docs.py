@@ -152,6 +152,13 @@ def test_formulas_name_code_and_tests_that_exist() -> None:
             assert list((ROOT / "tests").rglob(f"{test}.py")), tests
 
 
+def test_the_bounds_name_tests_that_exist() -> None:
+    page = (ROOT / "docs/explanation/limits.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 15
+    assert {name for name in named if not list((ROOT / "tests").rglob(f"{name}.py"))} == set()
+
+
 def test_every_setting_is_listed_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(COUNTERPOINT_\w+)` \|.*\| (.*) \|$", OPERATING, flags=re.MULTILINE))
     assert rows.keys() == VARIABLES

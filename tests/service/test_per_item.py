@@ -91,3 +91,19 @@ def test_a_body_without_levels_is_refused_with_its_rule(server: Any) -> None:
         assert '{"levels": […]}' in answer.json()["detail"]
     many = {"levels": [{"sku": f"s{n}", "level": 1} for n in range(1001)]}
     assert server.post("/v1/stock", many).status_code == 400
+
+
+def test_a_batch_of_levels_past_its_limit_is_refused(server: Any) -> None:
+    levels = [{"sku": f"many-{number}", "level": 1} for number in range(1001)]
+    refused = server.post("/v1/stock", {"levels": levels})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "levels")
+    assert server.post("/v1/stock", {"levels": levels[:1000]}).json()["statuses"][999]["status"] == "set"
+
+
+def test_the_names_of_a_campaign_are_stored_up_to_their_limit(server: Any) -> None:
+    properties = {"utm_source": "s" * 150, "ad": "a" * 100}
+    event = {"type": "track", "event": "view", "message_id": "long-ad", "user_id": "items-ad", "properties": properties}
+    assert server.post("/v1/events", {"batch": [event]}).json()["statuses"][0]["status"] == "accepted"
+    profile = server.get("/v1/profiles/items-ad").text
+    assert f'"{"s" * 100}"' in profile
+    assert f'"{"a" * 100}"' in profile
