@@ -71,7 +71,7 @@ def read_shown_log(log_dir: Path) -> ShownLog:
         source = DuckDB()
         found, total, table, beside = _read_rows(source, log_dir)
         traces: dict[str, Trace] = {}
-        for decision_id, blob in source.traces(log_dir, table):
+        for decision_id, blob in source.traces(log_dir, table) if found else ():
             try:
                 traces[decision_id] = decode_trace(blob)
             except BadInput:  # of a release that this one does not read

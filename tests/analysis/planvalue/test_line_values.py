@@ -14,6 +14,7 @@ from engine.analysis.planvalue import shown_rows
 from engine.analysis.planvalue.shown_rows import read_shown_log
 from engine.catalog import load_plan
 from engine.cli.app import app
+from engine.errors import BadInput
 from tests.statistical.plan_value_worlds import World, draw_world, serve, write_folder
 
 Value = Callable[[dict[str, Any]], dict[str, Any]]
@@ -181,3 +182,8 @@ def test_a_part_of_a_large_log_has_decisions_without_a_customer(
     whole = len(read_shown_log(tmp_path / "log").rows)
     monkeypatch.setattr(shown_rows, "MOST_ROWS", whole // 2)
     assert 0.4 < len(read_shown_log(tmp_path / "log").rows) / whole < 0.6  # five deviations of a binomial count
+
+
+def test_an_empty_log_has_nothing_to_judge_by(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has no decision on an offer that was seen"):
+        read_shown_log(tmp_path)
