@@ -89,7 +89,7 @@ def test_a_failure_is_tried_again_and_a_split_is_of_a_known_trait(settings: Sett
             assert client.get(page, params={"by": known}).status_code == 200
     question, metrics = build_question(compile_plan(load_specs(settings.experiments)), "by_fixed")
     found = analyze_experiment(question, metrics, settings.log)
-    assert found.recommendation.why.startswith("less than 1 of at least ")
+    assert found.recommendation.why.startswith("0 of at least ")
     for method, says in METHODS.items():
         report = msgspec.structs.replace(found, method=method)
         past = HistoryPoint(at=time.time() - 3_600, report=report)

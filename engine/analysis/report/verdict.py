@@ -134,7 +134,7 @@ def _too_early(metrics: Sequence[MetricReport], days: float | None, min_days: fl
         why = f"the primary metric cannot be estimated: {reason.not_estimable}"
         return _Finding("keep running", why, reason.remedy or "More units would.")
     if days is not None and days < min_days:
-        over = f"{days:.1f}" if days >= 1 else "less than 1"
+        over = f"{days:.1f}" if days >= 1 else "0"
         why = f"{over} of at least {min_days:g} days are over; weekday and novelty effects need them all"
         left = min_days - days
         return _Finding("keep running", why, f"{left:.3g} more days, then the intervals decide.", left)
