@@ -56,10 +56,10 @@ class ExperimentReply(msgspec.Struct, frozen=True):
 
 
 class OfferReply(msgspec.Struct, frozen=True):
-    """The offer of one placement and its rendering on this channel, or of a list the `items`, the first one first.
+    """The offer of one placement and its rendering on this channel; of a list, `items` in the order of display.
 
     Without an offer the placement stays empty: during quiet hours, which end at `not_before`, or if another placement
-    of the answer shows the fallback already. A publishable key gets neither `propensity` nor `policy`.
+    of the answer already shows the fallback. A publishable key gets neither `propensity` nor `policy`.
     """
 
     reason: str

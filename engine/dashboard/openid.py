@@ -136,7 +136,7 @@ class OpenIdLogin:
         if "error" in answer or not answer.get("code"):
             error = answer.get("error", "")
             known = error if _ERROR.fullmatch(error) else "no code"
-            remedy = "log in again with an account that may, or ask who runs it"
+            remedy = "log in again with an account that may, or ask the administrator of the login for the role"
             raise Refusal(403, f"the provider did not log you in ({known}); {remedy}")
         token = await self._exchange(answer["code"], pending)
         return await self._verify(token, self._nonce(pending.state))
@@ -197,7 +197,9 @@ class OpenIdLogin:
             raise Refusal(401, "the code of this login was used before, or is too old; log in again, without reloading")
         if not answer.id_token:
             known = answer.error if _ERROR.fullmatch(answer.error) else "no reason"
-            raise Refusal(401, f"the provider gave no ID token ({known}); log in again, or ask who runs it")
+            raise Refusal(
+                401, f"the provider gave no ID token ({known}); log in again, or ask the provider's administrator"
+            )
         return answer.id_token
 
     async def _verify(self, token: str, nonce: str) -> dict[str, object]:
@@ -206,12 +208,14 @@ class OpenIdLogin:
             claims = await self._read_claims(token)
         except jwt.PyJWTError as error:
             log.warning("an ID token was refused", reason=str(error))
-            raise Refusal(401, f"the ID token of the provider is not valid ({error}); ask who runs it") from error
+            raise Refusal(
+                401, f"the ID token of the provider is not valid ({error}); ask the provider's administrator"
+            ) from error
         if not _is_equal(nonce, str(claims.get("nonce", ""))):
             raise Refusal(401, "the ID token is of another login (nonce); log in again, in one tab")
         audience, party = claims["aud"], claims.get("azp")
         if party != self.spec.client_id and (party is not None or (isinstance(audience, list) and len(audience) > 1)):
-            raise Refusal(401, "the ID token was issued to another client (azp); ask who runs the provider")
+            raise Refusal(401, "the ID token was issued to another client (azp); ask the provider's administrator")
         return claims
 
     async def _read_claims(self, token: str) -> dict[str, object]:

@@ -215,7 +215,7 @@ def _ordered(name: str, one: Literal | Variable, other: Literal | Variable) -> T
 def _text(name: str, one: Literal | Variable, other: Literal | Variable) -> Tree:
     operator, holds = _TEXTS[name]
     if isinstance(other, Variable):
-        raise Unsupported(f"compares by {name!r} with an attribute")
+        raise Unsupported(f"compares by {name!r} with another attribute; only a constant text is kept")
     if not isinstance(other.value, str):
         return NEVER
     if isinstance(one, Literal):

@@ -70,10 +70,11 @@ def _named_events(
     specs: Sequence[MeasuredMetric],
     as_of: int,
 ) -> ir.Table:
-    """The metrics' events of members, and those that name a decision.
+    """The metrics' events of members, and the events that name a decision.
 
-    Columns: `event, properties, since` (microseconds from the first exposure, null for others than members), `named`
-    (whether they name a decision), `is_known` (one of the log), and `owner`, the customer of the experiment's decision.
+    Columns: `event, properties, customer`; `since`, microseconds after the first exposure, null for non-members;
+    `named`, whether the event names a decision; `is_known`, whether the log has that decision; `owner`, that decision's
+    customer if it is one of the experiment's.
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 

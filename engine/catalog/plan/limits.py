@@ -137,7 +137,7 @@ def watched_counters(specs: Specs) -> dict[str, int]:
 
 
 def zoned_counters(specs: Specs) -> frozenset[str]:
-    """The counters that are compared in calendar windows of the customer's time zone: who is counted also marks it."""
+    """The counters compared in calendar windows of the customer's time zone; counting one also stores that zone."""
     once = (moment for moment in specs.moments.values() if moment.once is not None and moment.once.per != "occurrence")
     return frozenset(cap.counter for cap in _every_cap(specs) if cap.calendar and cap.zone is None) | frozenset(
         f"{moment.once.event}|moment:{moment.key}" for moment in once if moment.once

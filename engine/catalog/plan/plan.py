@@ -314,8 +314,9 @@ class Plan:
     quiet: Mapping[str, QuietSpec]
     """The quiet hours of the outbound channels that have any."""
     watched: Mapping[str, int]
-    zoned: frozenset[str]
     """The counters that caps, suppressions and moments read, each with the highest count that any of them compares."""
+    zoned: frozenset[str]
+    """The counters compared in calendar windows of the customer's time zone."""
     feedback_events: frozenset[str]
     """The events after an exposure that change a counter, a stock or a budget of any offer."""
     segments: Mapping[str, Predicate]
