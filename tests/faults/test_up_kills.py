@@ -40,7 +40,7 @@ def descendants(pid: int) -> dict[str, int]:
         with suppress(OSError):
             state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
             words = (place / "cmdline").read_text().split("\0")
-            if int(parent) == pid and state != "Z":
+            if int(parent) == pid and state != "Z" and any(words):  # one that just starts has no words yet
                 role = next((word for word in words if word in ROLES), "store")
                 assert role not in found, f"two children are the {role}: {words}"
                 found[role] = int(place.name)

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from engine import embedded
 from engine.journal import stream
 from engine.journal.spool import ship, spool
 from engine.journal.spool.frames import encode_frame
@@ -146,7 +147,8 @@ class SpoolModel(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_every_answered_record_is_collected_once(redis_url: str, seed: int) -> None:
-    SpoolModel.url = redis_url
+def test_every_answered_record_is_collected_once(tmp_path: Path, seed: int) -> None:
     limits = settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=bool(seed))
-    run_state_machine_as_test(SpoolModel, settings=limits)
+    with embedded.running(tmp_path / "valkey") as store:  # of its own: a collector of another test would read along
+        SpoolModel.url = store.url
+        run_state_machine_as_test(SpoolModel, settings=limits)

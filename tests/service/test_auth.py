@@ -203,7 +203,7 @@ def test_with_keys_others_can_be_served(tmp_path: Path) -> None:
 def test_the_keys_of_the_documentation_serve_this_machine_only(tmp_path: Path, key: str) -> None:
     (tmp_path / "keys.yaml").write_text(f"keys: [{key}]")
     load_keys_from_settings(Settings(host="127.0.0.1", api_keys=tmp_path / "keys.yaml"))
-    with pytest.raises(BadInput, match="example of the documentation"):
+    with pytest.raises(BadInput, match="published in the documentation"):
         load_keys_from_settings(Settings(host="0.0.0.0", api_keys=tmp_path / "keys.yaml"))  # noqa: S104 (is refused)
 
 
@@ -213,7 +213,7 @@ def test_every_key_of_the_documentation_is_an_example(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(keys)
     for spec in read_keys_file(tmp_path / "keys.yaml"):
         (tmp_path / "one.json").write_bytes(msgspec.json.encode({"keys": [spec]}))
-        with pytest.raises(BadInput, match=f"{spec.name} is the example"):
+        with pytest.raises(BadInput, match=f"{spec.name} uses a key or secret"):
             load_keys_from_settings(Settings(host="::", api_keys=tmp_path / "one.json"))
 
 

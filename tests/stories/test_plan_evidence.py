@@ -18,6 +18,7 @@ from engine.catalog import load_plan
 from engine.cli import app
 from engine.cli.design.power_days import report_days
 from engine.errors import BadInput
+from engine.settings import Settings
 from engine.snapshots.publish import publish_ramp_position
 
 VARIANTS = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
@@ -85,7 +86,7 @@ def check_untraced(evidence: dict[str, Any], new: Path, log: Path) -> None:
         assert (one["exposed"], one["untraced"]) == (90, [name])
         assert one["text"].startswith(f"the log's traces do not have {name}, which the new plan reads")
         with pytest.raises(BadInput, match=f"traces do not have {name}, which {key} reads"):
-            report_days(new, log, key, metric=None, mde=0.5)
+            report_days(Settings(experiments=new), log, key, metric=None, mde=0.5)
 
 
 def test_a_change_is_shown_with_the_people_it_drops(open_shop: Any, tmp_path: Path, plan: Callable[..., str]) -> None:

@@ -163,11 +163,13 @@ def test_a_feed_is_one_line_whatever_is_in_it(
         (folder / "products.csv").write_text(f"sku,title\n{rows}\n")
     words = ["plan", *map(str, folders), "--value", "--log", str(world[1] / "log")]
     assert not app([*words, "--json"], result_action="return_value")
-    (line,) = json.loads(capsys.readouterr().out)["value"]["lines"]
+    found = json.loads(capsys.readouterr().out)
+    (line,) = found["value"]["lines"]
     assert (line["lines"][0]["file"], line["verdict"]) == ("products.csv", "no effect")
     assert not app(words, result_action="return_value")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "other feed 1 item → 2 items, 1 added, 0 removed, 1 changed" in shown
+    (change,) = found["changes"]
+    assert (change["old"], change["new"]) == ("1 item", "2 items, 1 added, 0 removed, 1 changed")
     assert "products.csv changed" in shown
 
 
