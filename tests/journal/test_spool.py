@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.errors import JournalError
 from engine.journal.spool import spool
 from engine.journal.spool.frames import Frame, decode_frames
-from engine.journal.spool.spool import START, Cursor, Spool
+from engine.journal.spool.spool import START, Cursor, Spool, read_frames
 
 
 def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[Frame]:
@@ -192,4 +192,16 @@ def test_a_full_disk_is_seen_before_anything_is_refused(tmp_path: Path, monkeypa
     monkeypatch.undo()
     assert own.append(b"three", 0) == 2
     assert [frame.payload for frame in everything(own.path)] == [b"one", b"three"]
+    own.close()
+
+
+def test_a_small_limit_still_reads_a_whole_record(tmp_path: Path) -> None:
+    """A spool is removed once nothing follows what was collected, which is asked with the smallest limit."""
+    own = Spool(tmp_path, segment_bytes=1500)
+    own.append_many([(b"first", 0), (b"x" * 1400, 0)])
+    _, after = read_frames(own.path, START)
+    own.roll()
+    own.append_many([(b"second", 0)])
+    frames, _ = read_frames(own.path, after, 1)
+    assert [frame.payload for frame in frames] == [b"second"]
     own.close()

@@ -387,7 +387,7 @@ def _bytes_at(path: Path, segment: int, offset: int, limit: int) -> bytes:
     """`limit` bytes of a segment, or more if its first frame is longer."""
     with suppress(FileNotFoundError), _segment_path(path, segment).open("rb") as file:
         file.seek(offset)
-        data = file.read(limit)
+        data = file.read(max(limit, HEADER.size))
         if len(data) >= HEADER.size:
             needed = HEADER.size + int(HEADER.unpack_from(data)[0])
             if needed > len(data):
