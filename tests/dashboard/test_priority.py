@@ -73,4 +73,6 @@ def test_pages_and_reports_yield_to_decisions(tmp_path: Path) -> None:
         group = Path(f"/proc/{pages}/autogroup")
         if group.exists() and (text := group.read_text()).strip():
             assert text.split()[-1] == promised[1]
-            assert Path(f"/proc/{server}/autogroup").read_text().split()[-1] == "0"
+            # The file of a process without a group of its own is empty: it runs at the niceness it inherited.
+            served = Path(f"/proc/{server}/autogroup").read_text().split()
+            assert not served or served[-1] == "0"
