@@ -7,6 +7,7 @@ refuses every module of a distribution that is installed here and is not among t
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,7 +210,7 @@ print(json.dumps([verbs, codes]))
 """Runs many verbs in one process, which saves the start of an interpreter for each."""
 PLAN = ("plan", "experiments", "experiments")
 LACKING_TOO = [
-    *((*PLAN, "--value"), (*PLAN, "--evidence"), ("test", "experiments"), ("simulate", "home_hero")),
+    *((*PLAN, "--value"), (*PLAN, "--evidence"), ("simulate", "home_hero")),
     *(("interactions",), ("rent",), ("bisect", "u-1"), ("balance", "checkout_layout", "--covariates", "t.csv")),
     ("conclude", "checkout_layout", "--ship", "one_page", "--why", "It is better."),
     ("due", "--channel", "push", "--out", "due.parquet"),
@@ -223,6 +224,7 @@ LACKING_TOO = [
 ]
 RUN_BARE = {
     *(("serve",), ("learn",), ("explain",), ("check",), ("init",), ("schema",), ("preview",), ("coverage",), ("plan",)),
+    ("test",),
     *(("import",), ("doctor",), ("keys", "new"), ("keys", "rotate"), ("keys", "list")),
     *(("coupons", "import"), ("coupons", "list"), ("coupons", "revoke")),
     *(("policy", "versions"), ("policy", "rollback"), ("policy", "close")),
@@ -248,6 +250,22 @@ def test_every_verb_runs_bare_or_names_the_extra_that_it_lacks(wheel: Path, tmp_
     tried = [words for words, _ in LACKING] + LACKING_TOO
     untried = [verb for verb in verbs if not any(words[: len(verb)] == tuple(verb) for words in tried)]
     assert {tuple(verb) for verb in untried} == RUN_BARE - {("plan",)}
+
+
+def test_a_bare_installation_judges_every_assertion_but_powers(wheel: Path, tmp_path: Path) -> None:
+    env = environment(wheel, tmp_path)
+    shutil.copytree(SHOP, tmp_path / "experiments")
+    done = run(env, "test", "experiments", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], found["failed"], found["not_judged"]) == (2, False, 0, 1), done.stderr
+    power = next(one for one in found["results"] if not one["judged"])
+    assert power["why"] == "the power of an experiment needs the analysis libraries: install counterpoint[analysis]"
+    assert found["passed"] == len(found["results"]) - 1
+    wrong = "{tests: [{given: {}, expect: {till_prompt: birthday_drink}}]}"
+    (tmp_path / "experiments" / "tests" / "wrong.yaml").write_text(wrong)
+    done = run(env, "test", "experiments", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["failed"], found["not_judged"]) == (1, 1, 1), done.stderr
 
 
 def test_the_analysis_extra_analyzes_a_table_and_names_the_next_extra(wheel: Path, tmp_path: Path) -> None:

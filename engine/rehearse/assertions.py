@@ -33,7 +33,10 @@ TRIED = 100
 
 
 class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether one expectation holds. `why` is empty where it does; `ramps` says at which step each ramp was judged."""
+    """Whether one expectation holds. `why` is empty where it does; `ramps` says at which step each ramp was judged.
+
+    One that this installation cannot judge is neither: `judged` is false, and `why` has the remedy.
+    """
 
     file: str
     test: str
@@ -43,15 +46,20 @@ class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
     got: str
     why: str = ""
     ramps: list[str] = []
+    judged: bool = True
 
 
 class PowerFinding(msgspec.Struct, frozen=True):
-    """The power of an experiment by one metric after some days, None where it cannot be computed, and the reason."""
+    """The power of an experiment by one metric after some days, None where it cannot be computed, and the reason.
+
+    `judged` is false where this installation cannot compute any power.
+    """
 
     experiment: str
     metric: str
     power: float | None
     why: str
+    judged: bool = True
 
 
 PowerOf = Callable[[Specs, str, str, float, float | None], PowerFinding]
@@ -217,7 +225,8 @@ def _check_power(asked: _Asked, value: object, power_of: PowerOf) -> Iterator[As
             found = power_of(specs, key, metric, wanted.days, wanted.effect)
             is_enough = found.power is not None and found.power >= least
             got = f"{key}: {'unknown' if found.power is None else f'{found.power:.2f}'}"
-            yield _result(asked, {POWER: value}, got=got, why="" if is_enough else found.why)
+            result = _result(asked, {POWER: value}, got=got, why="" if is_enough else found.why)
+            yield result if found.judged else msgspec.structs.replace(result, judged=False)
 
 
 def _check_sample(asked: _Asked, sample: list[SampledCustomer]) -> Iterator[AssertionResult]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from engine.cli.app import DESIGN, AsJson, Data, app, format_count, new_table, out, print_error, print_json, print_line
 from engine.cli.catalog import read_customers
-from engine.errors import require_extras
+from engine.errors import MissingExtra, require_extras
 from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_tests(
     data: Data = None,
     json: AsJson = False,
 ) -> int:
-    """Check the assertions in FOLDER/tests/*.yaml; exit 1 if one does not hold.
+    """Check the assertions in FOLDER/tests/*.yaml; exit 1 if one does not hold, 2 if one could not be judged.
 
     Each says what customers with given traits get, what sampled customers never or always see, or which power an
     experiment has. Nothing is written, and no store is needed. Ramps that hold themselves are at the step that the
@@ -55,26 +55,30 @@ def check_tests(
         sample = make_customers(SAMPLED, specs, now=now)
     ramped = _current_steps(settings, specs)
     results = list(check_assertions(assertions, specs, sample, now, _planned_power, ramped=ramped))
-    failed = [one for one in results if not one.ok]
+    failed = [one for one in results if one.judged and not one.ok]
+    unjudged = [one for one in results if not one.judged]
+    code = 1 if failed else 2 if unjudged else 0
     if json:
-        print_json({"ok": not failed, "passed": len(results) - len(failed), "failed": len(failed), "results": results})
-        return int(bool(failed))
+        counts = {"passed": sum(one.ok for one in results), "failed": len(failed), "not_judged": len(unjudged)}
+        print_json({"ok": code == 0, **counts, "results": results})
+        return code
     if not assertions:
         print_error(f"{folder}/tests has no assertion; write tests/shop.yaml, see docs/how-to/test-your-shop.md")
-    shown = results if full else failed
+    shown = results if full else failed + unjudged
     headers = ("", "test", "given", "expected", "got", "why")
     table = new_table(*headers)
     table.columns[1].min_width = 20
     for one in shown:
-        word = "[green]ok[/]" if one.ok else "[bold red]FAILED[/]"
+        word = "[green]ok[/]" if one.ok else "[bold red]FAILED[/]" if one.judged else "[yellow]not judged[/]"
         cells = (f"{one.file}: {one.test}", one.given, one.expected, one.got, one.why)
         table.add_row(word, *map(escape, cells))
     if shown:
         out.print(table)
     for line in sorted({line for one in results for line in one.ramps}):
         print_line(f"Judged with {line}.")
-    print_line(f"{format_count(len(results) - len(failed), 'assertion')} hold, {len(failed):,} failed.")
-    return int(bool(failed))
+    aside = f", {len(unjudged):,} not judged" if unjudged else ""
+    print_line(f"{format_count(sum(one.ok for one in results), 'assertion')} hold, {len(failed):,} failed{aside}.")
+    return code
 
 
 def _current_steps(settings: Settings, specs: "Specs") -> "Mapping[str, float]":
@@ -93,7 +97,10 @@ def _planned_power(specs: "Specs", key: str, metric: str, days: float, effect: f
     from engine.rehearse.assertion_files import measured_experiments
     from engine.rehearse.assertions import PowerFinding
 
-    require_extras("the power of an experiment", "analysis")
+    try:
+        require_extras("the power of an experiment", "analysis")
+    except MissingExtra as error:
+        return PowerFinding(key, metric, None, str(error), judged=False)
     from engine.analysis.design.planned_power import planned_power
 
     spec = measured_experiments(specs)[key]
