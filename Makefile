@@ -177,8 +177,8 @@ fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, b
 	@touch $@
 
 schemathesis: MINUTES = 10
-schemathesis: .venv/dev.stamp .schemathesis/stamp ## random requests by the OpenAPI document to a running server: MINUTES=10
-	$(BIN)/python -m loadtests.openapi_fuzz --minutes $(MINUTES) --command .schemathesis/bin/schemathesis
+schemathesis: .venv/dev.stamp .schemathesis/stamp ## random requests by the OpenAPI document to a running server: MINUTES=10 KEYS=--keys
+	$(BIN)/python -m loadtests.openapi_fuzz --minutes $(MINUTES) $(KEYS) --command .schemathesis/bin/schemathesis
 
 skew: .venv/dev.stamp ## a million random events: traits of live profiles against those computed from the log
 	$(BIN)/python -m loadtests.skew

@@ -10,6 +10,7 @@ import msgspec
 from engine.errors import BadInput
 
 DATA = Path(".data")
+KEY_GUESSES = 20
 PARTIALS_FOLDER = ".partials"
 """Within a log: statistics of reports by day, a cache, which erasure deletes."""
 
@@ -34,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     full_disk: Literal["refuse", "answer"] = "refuse"
     """The answer to a decision whose record the full disk does not take: a 503, or a degraded one without a record."""
     api_keys: Path | None = None
+    key_guesses: Annotated[int, msgspec.Meta(ge=1)] = KEY_GUESSES
+    """The unknown keys that an address may send at once, and one more every ten seconds, before it gets 429."""
     dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
     logs: Literal["text", "json"] = "text"
@@ -66,6 +69,7 @@ RULES = {
     "event_timeout": "a number of seconds above 0, 2 say",
     "body_limit": "a whole number of bytes, 1000000 say",
     "fsync": "true or false",
+    "key_guesses": "a whole number from 1",
     "full_disk": "refuse or answer",
     "logs": "text or json",
     "dashboard": "an address: http://127.0.0.1:8081",

@@ -27,7 +27,7 @@ from engine.service.access.hosts import is_loopback, require_loopback_host
 from engine.service.access.keys_file import KeyRole, KeySpec, key_digest, read_keys_file, refuse_examples
 from engine.service.access.openid_settings import DashboardRole
 from engine.service.problems import Refusal
-from engine.settings import Settings
+from engine.settings import KEY_GUESSES, Settings
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 ExpiringSecret = tuple[bytes, float]
@@ -133,7 +133,7 @@ ANYONE = Caller("anyone on this machine", "admin")
 class Keys:
     """The keys of an installation; without any, everyone who can connect is an admin."""
 
-    def __init__(self, specs: Iterable[KeySpec] = ()) -> None:
+    def __init__(self, specs: Iterable[KeySpec] = (), *, guesses: int = KEY_GUESSES) -> None:
         self._callers: list[tuple[bytes, Caller, float]] = []
         """The digest of each live key, its caller, and its end (s since 1970)."""
         for spec in specs:
@@ -149,7 +149,7 @@ class Keys:
             self._callers.append((key_digest(spec), caller, _end_of(spec.expires)))
             if spec.previous is not None:
                 self._callers.append((key_digest(spec.previous), caller, _end_of(spec.previous.until)))
-        self._guesses = GuessLimiter()
+        self._guesses = GuessLimiter(guesses)
         self.limited = [caller for caller in dict.fromkeys(one for _, one, _ in self._callers) if caller.rate]
         """The callers that have a rate."""
         self.origins = frozenset(origin for _, caller, _ in self._callers for origin in caller.origins)
@@ -247,7 +247,7 @@ def load_keys_from_settings(settings: Settings) -> Keys:
         specs = read_keys_file(settings.api_keys)
         if not is_loopback(settings.host):
             refuse_examples(settings.api_keys, specs)
-        return Keys(specs)
+        return Keys(specs, guesses=settings.key_guesses)
     if not is_loopback(settings.host):
         raise BadInput(
             f"--host {settings.host}: other machines need a key; name a file of keys with COUNTERPOINT_API_KEYS, or "

@@ -163,3 +163,11 @@ def test_guesses_of_keys_are_limited_and_known_keys_go_on(tmp_path: Path, serve:
             pass  # guesses that a slow machine was given back
         assert server.post("/v1/decide", DECIDE, x_api_key="sk-backend-1").status_code == 429  # the lucky guess
         assert server.post("/v1/decide", DECIDE, **known).status_code == 200
+
+
+def test_the_number_of_guesses_is_a_setting(tmp_path: Path, serve: Any, shop: Path, valkey: Any) -> None:
+    (tmp_path / "keys.yaml").write_text(KEYS)
+    settings = {"COUNTERPOINT_API_KEYS": str(tmp_path / "keys.yaml"), "COUNTERPOINT_KEY_GUESSES": "100000"}
+    with serve(tmp_path, valkey.url, shop, settings) as server:
+        answers = [server.post("/v1/decide", DECIDE, x_api_key=f"sk-backend-{n + 2}") for n in range(40)]
+        assert {answer.status_code for answer in answers} == {401}

@@ -9,16 +9,16 @@ from collections import OrderedDict
 
 from engine.service.problems import Refusal
 
-BURST = 20
 SECONDS_PER_GUESS = 10.0
 _MOST_PEERS = 10_000
 """The peers, and the keys of peers, that are remembered; past it the one that was silent for longest is forgotten."""
 
 
 class GuessLimiter:
-    """Token buckets of failed guesses by peer. Times are seconds of a monotonic clock."""
+    """Token buckets of failed guesses by peer, of `burst` guesses each. Times are seconds of a monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, burst: int) -> None:
+        self._burst = burst
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._used: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -53,7 +53,7 @@ class GuessLimiter:
         return max(0.0, failures - (now - since) / SECONDS_PER_GUESS)
 
     def _require_guess_left(self, peer: str, now: float) -> None:
-        over = self._failures(peer, now) + 1 - BURST
+        over = self._failures(peer, now) + 1 - self._burst
         if over > 0:
             wait = math.ceil(over * SECONDS_PER_GUESS)
             detail = f"this address sent too many unknown keys; wait {wait} s"

@@ -28,7 +28,7 @@ BODY_FAILURES = {400: "a field breaks a rule", 413: "the body is too large", 415
 KEY_FAILURES = {
     401: "no valid key",
     403: "the key may not do this",
-    429: "the key has used up its rate; see Retry-After",
+    429: "the key has used up its rate, or this address sent too many unknown keys; see Retry-After",
 }
 
 PUBLISHED_NAMES = {
