@@ -144,8 +144,8 @@ def test_group_sequential_looks_spend_their_error(kind: str) -> None:
 def test_a_table_read_daily_and_beyond_its_plan_keeps_its_level(kind: Spending, looks: int) -> None:
     runs, rng = 20_000, np.random.default_rng(14)
     plan = Inference(method="group_sequential", planned=5000, looks=looks, spending=kind)
-    units = np.arange(100, 5000 * (1 + 0.5 / looks) + 1, 100)
-    paths = np.abs(np.cumsum(rng.normal(0, 10, (runs, units.size)), axis=1)) / np.sqrt(units)
+    units = np.arange(20, 5000 * (1 + 0.5 / looks) + 1, 20)
+    paths = np.abs(np.cumsum(rng.normal(0, math.sqrt(20), (runs, units.size)), axis=1)) / np.sqrt(units)
     rates = [
         float(np.mean((paths > [group_bound(int(n), own) or np.inf for n in units]).any(axis=1)))
         for own in (plan, msgspec.structs.replace(plan, between_looks=True))

@@ -5,7 +5,7 @@ also between the looks, they raise a false alarm in 6 % of experiments without a
 in 14 %. So a report between two looks is that of the look before, on the units that it had, in the order of their first
 exposure. Units after the last planned look do not count: the experiment is to be concluded.
 
-A table has no order of time. Within 0.5 % of a step it is the planned look. Between looks, and up to half a step beyond
+A table has no order of time. Within 0.1 % of a step it is the planned look. Between looks, and up to half a step beyond
 the plan, its interval is wider and holds however often such a table is read (`sequential.unplanned_multiplier`); beyond
 there is no error left to spend.
 """

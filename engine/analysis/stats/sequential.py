@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Spending = Literal["obrien_fleming", "pocock"]
 OVERRUN = 0.5
 """The share of the step between two looks up to which units beyond the plan are read."""
-NEAR_A_LOOK = 0.005
+NEAR_A_LOOK = 0.001
 """The share of the step by which units may miss a planned look and still be that look."""
 
 
@@ -141,7 +141,7 @@ def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> f
 
 
 def is_planned_look(units: int, planned: int, looks: int) -> bool:
-    """Whether so many units are one of `looks` even ones up to `planned`, give or take 0.5 % of a step."""
+    """Whether so many units are one of `looks` even ones up to `planned`, give or take 0.1 % of a step."""
     step = planned / looks
     number = min(max(round(units / step), 1), looks)
     return abs(units - number * step) <= max(NEAR_A_LOOK * step, 1.0)
@@ -152,7 +152,7 @@ def unplanned_multiplier(units: int, planned: int, looks: int, kind: Spending, a
 
     It is a line for the sum of all values (Lan and DeMets 1983, alpha_1, in the limit of looks at every unit), so that
     any number of such looks is one. By the reflection principle they add at most `unplanned_share` of alpha, but most
-    of it is spent at the planned looks too: all looks together stay near 1.1 alpha (`test_intervals`).
+    of it is spent at the planned looks too: all looks together stay at or below 1.1 alpha (`test_intervals`).
     """
     if units < planned / looks:
         return None
@@ -171,5 +171,5 @@ def unplanned_p(z: float, units: int, planned: int, looks: int, kind: Spending) 
 def unplanned_share(looks: int, kind: Spending) -> float:
     """The share of alpha of looks that are not planned: less where boundaries at planned looks lie farther apart."""
     if looks == 1:
-        return 0.3
-    return 0.8 if kind == "obrien_fleming" and looks >= 5 else 0.5
+        return 0.2
+    return 0.6 if kind == "obrien_fleming" and looks >= 5 else 0.4
