@@ -1,7 +1,7 @@
 """The counters that an operator watches, in Prometheus form, added up over the workers of this machine."""
 
-import collections
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -16,6 +16,20 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of the latency histogram in seconds."""
 WARNED_FIELDS = frozenset((*Event.__struct_fields__, "consents", "cart", "step", "conversation"))
 """Labels of the counter of warnings; names that clients make up are one label."""
+
+
+class _Unflushed:
+    """What was counted of decisions since the last flush."""
+
+    __slots__ = ("assigned", "buckets", "channels", "degraded", "offers", "seconds")
+
+    def __init__(self) -> None:
+        self.channels: defaultdict[str, int] = defaultdict(int)
+        self.offers: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.assigned: defaultdict[str, int] = defaultdict(int)
+        self.buckets: defaultdict[int, int] = defaultdict(int)
+        self.degraded = 0
+        self.seconds = 0.0
 
 
 class ServiceMetrics:
@@ -78,37 +92,42 @@ class ServiceMetrics:
         )
         self.shared = registry
         """The registry of metrics that processes share; None where they share files."""
-        self._unflushed: list[tuple[Decision, float]] = []
+        self._unflushed = _Unflushed()
         self._unflushed_refused = 0
 
     def count_decision(self, decision: Decision, seconds: float) -> None:
-        """Count one answered decision; `render` shows it after the next `flush`."""
-        self._unflushed.append((decision, seconds))
+        """Count one answered decision; `render` shows it after the next `flush`.
+
+        The decision is not kept: the memory of the next one is then still in the CPU's caches.
+        """
+        counted, answer = self._unflushed, decision.answer
+        counted.channels[decision.channel] += 1
+        counted.degraded += answer.degraded
+        for placement, offer in answer.offers.items():
+            counted.offers[placement, offer.reason] += 1
+        for one in answer.experiments.values():
+            counted.assigned[one.reason] += 1
+        counted.buckets[bisect_left(BUCKETS, seconds)] += 1
+        counted.seconds += seconds
 
     def flush(self) -> None:
         """Add what was counted to the counters, all at once: each update of a shared counter costs system calls."""
-        counted, self._unflushed = self._unflushed, []
+        counted, self._unflushed = self._unflushed, _Unflushed()
         refused, self._unflushed_refused = self._unflushed_refused, 0
         if refused:
             self._refused.inc(refused)
-        if not counted:
+        if not counted.channels:
             return
-        for channel, count in collections.Counter(decision.channel for decision, _ in counted).items():
+        for channel, count in counted.channels.items():
             self._decisions.labels(channel).inc(count)
-        answers = [decision.answer for decision, _ in counted]
-        self._degraded.inc(sum(answer.degraded for answer in answers))
-        offers = collections.Counter(
-            (placement, offer.reason) for answer in answers for placement, offer in answer.offers.items()
-        )
-        for (placement, reason), count in offers.items():
+        self._degraded.inc(counted.degraded)
+        for (placement, reason), count in counted.offers.items():
             self._offers.labels(placement, reason).inc(count)
-        assigned = collections.Counter(one.reason for answer in answers for one in answer.experiments.values())
-        for assigned_for, count in assigned.items():
+        for assigned_for, count in counted.assigned.items():
             self._assignments.labels(assigned_for).inc(count)
-        buckets = collections.Counter(bisect_left(BUCKETS, seconds) for _, seconds in counted)
-        for bucket, count in buckets.items():
+        for bucket, count in counted.buckets.items():
             self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its public `observe` takes one value at a time)
-        self._seconds._sum.inc(sum(seconds for _, seconds in counted))  # noqa: SLF001 (as above)
+        self._seconds._sum.inc(counted.seconds)  # noqa: SLF001 (as above)
 
     def count_refused(self) -> None:
         """Count one decision that was refused for want of room; `render` shows it after the next `flush`."""
