@@ -112,10 +112,9 @@ def learn(
 ) -> int:
     """Join rewards to decisions, update the policies, publish snapshots.
 
-    Run one learner of all partitions. Learners with partitions of their own add up their policies, but each joins
-    rewards to its own decisions only: what a visitor earns after logging in counts as 0 if the known customer belongs
-    to another learner, and a partition without a learner teaches nothing. The learner of partition 0 moves the shadow
-    prices.
+    Run one learner of all partitions, or several with partitions of their own. Each of these reads all partitions,
+    teaches its own, and adds up the policies of all; a partition without a learner teaches nothing. The learner of
+    partition 0 also moves the shadow prices and tests the guardrails.
     """
     from engine.catalog.archive import Archive
     from engine.catalog.watch import PlanWatch, check_start
@@ -291,9 +290,8 @@ def _access(settings: Settings) -> str:
 def _split_warning(owned: Sequence[int], others: Sequence[int]) -> str:
     """A warning of the limits of a learner that has some of the partitions only."""
     mine, rest = (", ".join(map(str, some)) for some in (owned, others))
-    prices = "" if 0 in owned else " The learner of partition 0 moves the shadow prices."
+    prices = "" if 0 in owned else " The learner of partition 0 moves the shadow prices and tests the guardrails."
     return (
-        f"Learning from partition {mine} only: {rest} need learners of their own, or nothing is learnt from them. A "
-        "reward counts only if its customer and its decision belong to one learner; that of a visitor who logged in "
-        f"may count as 0, also in the log. Without --partition one learner has them all.{prices}"
+        f"Teaching partition {mine} only: {rest} need learners of their own, or nothing is learnt from them. Without "
+        f"--partition one learner has them all.{prices}"
     )

@@ -13,8 +13,8 @@ customer in a guarded experiment, by the clock of the streams, in the tables of 
 - A customer's value adds up; of a funnel it is the number of steps reached in order. A threshold and a funnel are 1 or
   0 once the window is over, by the least value and by all steps.
 - The outcomes enter a test in the order in which their windows end, so the batches of records do not matter.
-- The level of an experiment, `alpha`, is divided by its guardrails times its variants (Bonferroni), and between
-  learners that have partitions of their own.
+- The level of an experiment, `alpha`, is divided by its guardrails times its variants (Bonferroni).
+- Of several learners the owner of the first partition tests, over the customers of all.
 """
 
 import math
@@ -142,12 +142,8 @@ def _of_experiment(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
 class Breaker:
     """Counts the customers of guarded experiments in the learner's file; call it within the learner's transaction."""
 
-    def __init__(
-        self, db: sqlite3.Connection, tests: Mapping[str, Sequence[GuardrailTest]], share: float = 1.0
-    ) -> None:
-        """`share` is this learner's part of every level, where several learners count customers of their own."""
+    def __init__(self, db: sqlite3.Connection, tests: Mapping[str, Sequence[GuardrailTest]]) -> None:
         self._db = db
-        self._share = share
         self._tests = tests
         self._by_event: dict[str, list[GuardrailTest]] = {}
         for of_experiment in tests.values():
@@ -260,7 +256,7 @@ class Breaker:
                 key = (experiment, metric, compared)
                 state = states.get(key) or self._stored_test(test, key)
                 states[key] = state.add([(variant == compared, test.outcome(value))])
-                if states[key].log_evidence() >= -math.log(test.level * self._share):
+                if states[key].log_evidence() >= -math.log(test.level):
                     reason = _reason(test, compared)
                     trips += [Trip(selection, reason, experiment, ended + GRACE) for selection in selections]
                     tripped.update(selections)

@@ -18,7 +18,7 @@ import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -28,7 +28,6 @@ from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.spool.drain import Drain
-from engine.learn import combine
 from engine.learn.breaker import Breaker, guardrail_tests, trip_event
 from engine.learn.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.early_arrivals import EarlyArrivals, load_batch
@@ -38,11 +37,12 @@ from engine.learn.merge_streams import (
     StreamMerger,
     Taken,
     drop_erased,
-    has_positions,
     report_lost,
     starting_progress,
 )
 from engine.learn.outbox import FAILED, FailedRecord, Outbox, quarantine_failed
+from engine.learn.partitions import combine
+from engine.learn.partitions.share import FIRST, PartitionShare
 from engine.learn.pending import Aliases, PendingStore
 from engine.learn.prices import PriceMover
 from engine.learn.reward_rules import NO_RULES, RewardRules, reward_rules
@@ -61,8 +61,6 @@ from policies import dump_policy
 
 INTERVAL = 0.1
 """Seconds between two reads of streams without news, and at least between two snapshots."""
-FIRST = 0
-"""The partition whose learner moves the prices; trips and changes are logged in it."""
 SLACK = 10.0
 """Seconds by which the clock of streams without news stays behind ours: records may still be in a spool."""
 ENTRIES = 32
@@ -83,8 +81,7 @@ class Learner:
     """The file of one learner and its position in the streams; `step` processes one batch."""
 
     def __init__(self, settings: Settings, owned: Sequence[int] | None = None, *, entries: int = ENTRIES) -> None:
-        self._owned = None if owned is None else frozenset(owned)
-        self._suffix = "" if owned is None else combine.MARK + "-".join(map(str, sorted(owned)))
+        self._share = PartitionShare(owned, settings.partitions)
         self._state = State(state_path(settings.data, owned))
         self._data = settings.data
         self._client = stream.connect_stream(settings.redis)
@@ -130,7 +127,7 @@ class Learner:
             if self._reader is not None and (progress := self._state.progress()) is not None:
                 self._publish(force=True, hasty=True)
                 self._outbox.ship(self._client)
-                self._reader.commit(progress)  # last: a learner that continues here then has the policies
+                self._share.commit(self._client, progress)  # last: a learner that continues here then has the policies
         _log.error(
             "the learner's file was deleted: starting over from the published snapshots and positions, without the "
             "decisions whose reward was open",
@@ -140,7 +137,7 @@ class Learner:
 
     def drain(self, settings: Settings) -> Drain:
         """A drain that ends when everything answered until now is in the streams."""
-        return Drain(settings, self._client, "shipped", self._owned)
+        return Drain(settings, self._client, "shipped")
 
     def step(self, plan: Plan, now: float | None) -> bool:
         """Process one batch; False if there was nothing to do.
@@ -174,8 +171,8 @@ class Learner:
         self._is_committed &= not busy
         with store_errors("publishing"):
             published = self._publish(force=not busy, hasty=now is None)
-            self._commit(reader)
-            if self._owned is not None:
+            self._commit()
+            if not self._share.is_all:
                 combine.combine_parts(self._client, self._rules)
             if self._prices is not None:
                 self._prices.move(self._client, self._time if now is None else now)
@@ -195,17 +192,17 @@ class Learner:
             return
         with store_errors("publishing before the end"):
             self._publish(force=True, hasty=True)
-            self._commit(self._reader)
-            if self._owned is not None:
+            self._commit()
+            if not self._share.is_all:
                 combine.combine_parts(self._client, self._rules)
             self._outbox.ship(self._client)
 
-    def _commit(self, reader: stream.Reader) -> None:
+    def _commit(self) -> None:
         """Release the records up to the stored position, unless a policy that learnt from them is not published."""
         if self._is_committed or self._has_unpublished():
             return
         if (progress := self._state.progress()) is not None:
-            reader.commit(progress)
+            self._share.commit(self._client, progress)
         self._is_committed = True
 
     def _has_unpublished(self) -> bool:
@@ -215,16 +212,16 @@ class Learner:
     def _start(self) -> stream.Reader:
         """Open the streams where this learner continues."""
         stream.refuse_eviction(self._client)
-        progress = starting_progress(self._client, self._state.progress(), self._own_partitions())
-        if self._owned is not None:
+        stored, partitions = self._state.progress(), self._partitions
+        progress = starting_progress(stored, self._share.committed(self._client, stored, partitions))
+        if not self._share.is_all:
             combine.publish_remainder(self._client, self._rules)
         progress = progress.without_spools_before(int(time.time() * 1000) - _MARK_MS)
-        self._reader = stream.Reader(
-            self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
-        )
+        self._reader = stream.Reader(self._client, stream.LEARNER, progress, partitions=partitions)
         self._merger = StreamMerger(progress, self._state.clocks())
-        if not has_positions(self._client, self._own_partitions()):
-            self._reader.commit(self._reader.progress)  # from now on nothing unread is trimmed
+        if not self._share.is_registered(self._client, partitions):
+            self._share.commit(self._client, self._reader.progress)  # from now on nothing unread is trimmed
+        self._share.drop_former(self._client, partitions)
         self._is_committed = False  # the file may know what a killed learner had not published
         return self._reader
 
@@ -232,17 +229,17 @@ class Learner:
         """Adopt snapshots that others published in place of this learner's, by a rollback or a warm start."""
         headers = current_headers(self._client)
         self._published = {
-            key: headers[name].version for key in self._learnt if (name := key + self._suffix) in headers
+            key: headers[name].version for key in self._learnt if (name := key + self._share.suffix) in headers
         }
         for key, own in self._learnt.items():
-            header, rule = headers.get(key + self._suffix), self._rules.by_selection.get(key)
+            header, rule = headers.get(key + self._share.suffix), self._rules.by_selection.get(key)
             if header is None:
                 self._headers.setdefault(key, None)
                 continue
             if combine.is_own_snapshot(key, own, header, self._headers) or rule is None:
                 continue
             try:
-                published = current_snapshot(self._client, key + self._suffix)
+                published = current_snapshot(self._client, key + self._share.suffix)
                 after = restart_from_snapshot(own, published) if published else replace(own, version=header.version)
                 fitted = fit_to_plan({key: after}, RewardRules({key: rule}, frozenset(), 0.0))[key]
             except (BadInput, ValueError) as error:
@@ -261,9 +258,8 @@ class Learner:
         """Fit rules, guardrails, prices and policies to a new plan."""
         self._plan = plan
         self._rules = reward_rules(plan)
-        share = len(self._own_partitions()) / self._partitions
-        self._breaker = Breaker(self._state.db, guardrail_tests(plan), share)
-        self._prices = PriceMover(self._state.db, plan) if FIRST in self._own_partitions() else None
+        self._breaker = Breaker(self._state.db, guardrail_tests(plan) if self._share.leads else {})
+        self._prices = PriceMover(self._state.db, plan) if self._share.leads else None
         self._learnt = self._learnt | combine.number_versions(
             fit_to_plan(self._learnt, self._rules), self._published, self._headers
         )
@@ -320,20 +316,21 @@ class Learner:
             join = Join(self._rules, pending, early, aliases)
             join.process(records, time_before, time_after)
             trips = self._breaker.process(records, time_after)
-            taught, unlearnt = teach(join.lessons, self._rules, self._learnt)
+            taught, unlearnt = teach(self._share.lessons(join.lessons), self._rules, self._learnt)
             changed = combine.number_versions(taught, self._published, self._headers)
             pending.write()  # after `teach`, which sets when each row was learnt
             early.write()
             aliases.write()
-            self._outbox.put(join.log)
-            self._outbox.put(map(quarantine_failed, failed))
+            self._outbox.put(self._share.logged(join.log))
+            self._outbox.put(self._share.logged(map(quarantine_failed, failed)))
             self._outbox.put((FIRST, trip_event(trip)) for trip in trips)
-            changes = self._detector.process(join.lessons, self._rules, time_after)
+            changes = self._detector.process(join.lessons if self._share.leads else (), self._rules, time_after)
             self._outbox.put((FIRST, change_event(change, time_after)) for change in changes)
             self._state.put_time(time_after)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
-            self._state.add_aside(join.aside + unlearnt + aside + Counter({FAILED: len(failed)} if failed else {}))
+            shared = join.aside + aside + Counter({FAILED: len(failed)} if failed else {})
+            self._state.add_aside(unlearnt + shared if self._share.leads else unlearnt)
             if progress is not None:
                 self._state.put_progress(progress)
         if not keep:
@@ -370,7 +367,7 @@ class Learner:
             blob = dump_policy(align_policy(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
             self._headers[key] = header  # before: a reply may be lost
-            self._published[key] = publish_snapshot(self._client, key + self._suffix, header, blob)
+            self._published[key] = publish_snapshot(self._client, key + self._share.suffix, header, blob)
         self._next_publish = begun + max(INTERVAL, _PUBLISH_SHARE * (time.monotonic() - begun))
         return bool(changed)
 
@@ -381,9 +378,9 @@ class Learner:
 
     def _publish_figures(self) -> None:
         """Publish the counters that changed, for the metrics of the decision servers."""
-        figures = {f"aside|{reason}|{self._suffix}": float(n) for reason, n in self._state.aside().items()}
-        figures |= {f"learnt|{key}|{self._suffix}": one.learnt for key, one in self._learnt.items()}
-        figures |= change_figures(self._detector.counts(), self._suffix)
+        figures = {f"aside|{reason}|{self._share.suffix}": float(n) for reason, n in self._state.aside().items()}
+        figures |= {f"learnt|{key}|{self._share.suffix}": one.learnt for key, one in self._learnt.items()}
+        figures |= change_figures(self._detector.counts(), self._share.suffix)
         publish_figures(self._client, dict(figures.items() - self._figures.items()))
         self._figures = figures
 
@@ -393,7 +390,3 @@ class Learner:
             self._outbox.drop_collected(self._client)
             self._state.drop_merges(self._time - _MERGE_SECONDS)
             self._tidied = time.monotonic()
-
-    def _own_partitions(self) -> Collection[int]:
-        """The partitions that this learner reads: all of them unless it owns some."""
-        return range(self._partitions) if self._owned is None else self._owned

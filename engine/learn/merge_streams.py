@@ -22,7 +22,6 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from engine import keyspace
 from engine.hashing import identifier_digest
 from engine.journal import stream
 from engine.journal.records import EventRecord, ExposureRecord, LearnerRecord, UntracedDecision, decode_for_learner
@@ -154,16 +153,13 @@ class StreamMerger:
         return self._clocks.get(partition, 0.0)
 
 
-def starting_progress(
-    client: stream.StreamClient, stored: stream.Progress | None, partitions: Iterable[int]
-) -> stream.Progress:
+def starting_progress(stored: stream.Progress | None, committed: Mapping[int, str]) -> stream.Progress:
     """The progress that a learner stored; of a partition that another learner read further, that learner's position.
 
     What the other one learnt from it is in the published snapshots, which this learner adopts.
     """
-    committed = _committed_positions(client, partitions)
     if stored is None:
-        return stream.Progress(committed)
+        return stream.Progress(dict(committed))
     beyond = {
         p: at
         for p, at in committed.items()
@@ -173,17 +169,6 @@ def starting_progress(
         _log.info("another learner read further; continuing from its policies", partitions=sorted(beyond))
     marks = {p: of_spools for p, of_spools in stored.marks.items() if p not in beyond}
     return stream.Progress(stored.positions | beyond, marks)
-
-
-def _committed_positions(client: stream.StreamClient, partitions: Iterable[int]) -> dict[int, str]:
-    """Returns the positions up to which learners released the records, of the partitions that have one."""
-    found = {p: client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in partitions}
-    return {p: at.decode() if isinstance(at, bytes) else at for p, at in found.items() if at}
-
-
-def has_positions(client: stream.StreamClient, partitions: Collection[int]) -> bool:
-    """Returns whether a learner released records of every one of these partitions before."""
-    return len(_committed_positions(client, partitions)) == len(partitions)
 
 
 def report_lost(reader: stream.Reader) -> Counter[str]:

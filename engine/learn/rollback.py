@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
-from engine.learn.combine import part_names
+from engine.learn.partitions.combine import part_names
 from engine.settings import Settings
 from engine.snapshots.header import Header
 from engine.snapshots.publish import current_headers, publish_snapshot, store_errors, stored_headers, stored_snapshot

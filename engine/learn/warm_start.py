@@ -20,7 +20,8 @@ from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Plan, Selection
 from engine.errors import BadInput, MissingExtra
 from engine.journal import stream
-from engine.learn.combine import MARK, part_names
+from engine.learn.partitions.combine import part_names
+from engine.learn.partitions.share import MARK
 from engine.learn.rollback import publish_as_current
 from engine.settings import Settings
 from engine.snapshots.header import meaning_of, prior_of

@@ -29,8 +29,8 @@ def test_a_learner_of_some_partitions_names_the_others_and_what_it_cannot_join(t
     with learner(tmp_path, redis_url, "--partition", "2", "--partition", "1") as one:
         output = first_line(one)
         one.terminate()
-    assert output.startswith("Learning from partition 1, 2 only: 0, 3 need learners of their own")
-    assert "The learner of partition 0 moves the shadow prices." in output
+    assert output.startswith("Teaching partition 1, 2 only: 0, 3 need learners of their own")
+    assert "The learner of partition 0 moves the shadow prices and tests the guardrails." in output
     assert one.returncode == 0
 
 

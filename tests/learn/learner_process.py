@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog import Plan, load_plan
-from engine.learn import combine, learn, learner
+from engine.learn import learn, learner
+from engine.learn.partitions import combine
 from engine.learn.state import state_path
 from engine.settings import Settings
 

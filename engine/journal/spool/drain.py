@@ -6,7 +6,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Collection
 from typing import Literal
 
 from engine import keyspace
@@ -19,27 +18,20 @@ PATIENCE = 30.0
 
 
 class Drain:
-    """The records in this machine's spools at the start, until all of them are `shipped`, or `collected` as well.
-
-    Of all partitions, or of those in `owned`.
-    """
+    """The records in this machine's spools at the start, until all of them are `shipped`, or `collected` as well."""
 
     def __init__(
         self,
         settings: Settings,
         client: stream.StreamClient,
         until: Literal["shipped", "collected"],
-        owned: Collection[int] | None = None,
     ) -> None:
         self._root = settings.spool
         self._url = settings.redis
         self._client = client
         self._until = until
         self._adopted: list[tuple[ship.Shipment, int]] = []
-        self._waiting = {
-            path: {p: seq for p, seq in spool.last_sequences(path).items() if owned is None or p in owned}
-            for path in spool.list_spools(self._root)
-        }
+        self._waiting = {path: spool.last_sequences(path) for path in spool.list_spools(self._root)}
         self._moved = time.monotonic()
 
     def done(self) -> bool:

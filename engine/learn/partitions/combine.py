@@ -17,6 +17,7 @@ import structlog
 
 from engine.errors import BadInput
 from engine.journal import stream
+from engine.learn.partitions.share import MARK
 from engine.learn.reward_rules import RewardRule, RewardRules
 from engine.learn.state import State
 from engine.learn.teach import Learnt
@@ -31,8 +32,6 @@ from engine.snapshots.publish import (
 )
 from policies import Bandit, dump_policy, merge_policies
 
-MARK = "/"
-"""Separates a part's name from its selection's key, which cannot contain it."""
 REMAINDER = f"{MARK}before"
 _log = structlog.get_logger(__name__)
 
