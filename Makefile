@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
-COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard --extra postgres
+COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard --extra postgres --extra traces --extra iceberg
 DEMO_ARGS ?=
 DECISIONS ?= 100000
 MINUTES ?= 30
@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz schemathesis skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom infra due fuzz schemathesis skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -171,6 +171,13 @@ FUZZED := tests/stories/test_orders_agree.py tests/stories/test_differential.py 
 fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, by SEED: forty minutes
 	FUZZ=$(CASES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -n 0 --timeout=0 -s --durations=4 $(FUZZED)
 
+.infra/stamp: requirements-infra.lock | .venv/bin/python
+	@$(PYTHON) -m venv .infra
+	@.infra/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-infra.lock
+	@touch $@
+
+infra: .infra/stamp ## Helm and an S3 server, in an environment of their own; their tests are skipped without
+
 .schemathesis/stamp: requirements-schemathesis.lock | .venv/bin/python
 	@$(PYTHON) -m venv .schemathesis
 	@.schemathesis/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-schemathesis.lock
@@ -219,10 +226,11 @@ lock: .venv/dev.stamp ## resolve pyproject.toml into the locks
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(RESOLVE) --group fast -c requirements-dev.lock -o requirements-fast.lock
-	$(RESOLVE) --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
+	$(RESOLVE) --extra traces --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
 	$(RESOLVE) --group audit -o requirements-audit.lock
+	$(RESOLVE) --group infra -o requirements-infra.lock
 	$(RESOLVE) --group schemathesis -o requirements-schemathesis.lock
 	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
 clean: ## remove what was built, not what was logged
-	rm -rf .venv .audit .schemathesis .cache build dist
+	rm -rf .venv .audit .infra .schemathesis .cache build dist

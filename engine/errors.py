@@ -15,6 +15,8 @@ EXTRAS = {
     "agents": ("mcp",),
     "clickhouse": ("chdb", "clickhouse_connect"),
     "postgres": ("psycopg",),
+    "traces": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+    "iceberg": ("pyiceberg",),
 }
 """Extra -> the modules that only it brings."""
 _NOUNS = {
@@ -25,6 +27,8 @@ _NOUNS = {
     "agents": "the Model Context Protocol",
     "clickhouse": "ClickHouse",
     "postgres": "the driver of PostgreSQL",
+    "traces": "OpenTelemetry's SDK",
+    "iceberg": "PyIceberg",
 }
 
 

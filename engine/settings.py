@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
     logs: Literal["text", "json"] = "text"
     """The style of log lines (`telemetry.log_lines`): for people, or one JSON object per line."""
+    traces: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
+    """The receiver of OpenTelemetry traces, by OTLP over HTTP (`telemetry.tracing`)."""
     environment: str | None = None
     """The environment whose keys flags take from `environments`; read where the YAML is (`catalog.check.load`)."""
 
@@ -73,6 +75,7 @@ RULES = {
     "full_disk": "refuse or answer",
     "logs": "text or json",
     "dashboard": "an address: http://127.0.0.1:8081",
+    "traces": "an address: http://127.0.0.1:4318",
 }
 """The rule of each setting, for messages; a setting without one accepts any text."""
 

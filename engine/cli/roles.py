@@ -25,6 +25,7 @@ from engine.cli.app import (
 )
 from engine.errors import BadInput, require_extras
 from engine.settings import Settings, from_environment, keep_files_private
+from engine.telemetry.tracing import start_tracing
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
@@ -82,6 +83,7 @@ def serve(
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
     log_to_stderr()
     keep_files_private()
+    start_tracing(settings.traces, "serve")
     if fd is not None:
         serve_requests(settings, adopt_listener(fd), logs_changes=not quiet)
         return 0
@@ -127,6 +129,7 @@ def learn(
         raise BadInput(f"--partition {unknown[0]}: is not a partition; name one from 0 to {settings.partitions - 1}")
     log_to_stderr()
     keep_files_private()
+    start_tracing(settings.traces, "learn")
     archive = Archive(settings.plans)
     if not quiet:
         check_start(settings.experiments, archive)
@@ -160,6 +163,7 @@ def collect(
     settings = from_environment(data=data, redis=redis)
     log_to_stderr()
     keep_files_private()
+    start_tracing(settings.traces, "collect")
     stop = stop_on_signals()
     if not drain:
         run_collector(settings, LogErasures(), stop=stop)
@@ -197,6 +201,7 @@ def dashboard(
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port)
     log_to_stderr()
     keep_files_private()
+    start_tracing(settings.traces, "dashboard")
     if fd is not None:
         serve_dashboard(settings, adopt_listener(fd))
         return 0

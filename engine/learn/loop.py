@@ -21,6 +21,7 @@ from engine.journal.spool.drain import Drain
 from engine.learn.learner import INTERVAL, Learner
 from engine.settings import Settings
 from engine.snapshots.publish import store_errors
+from engine.telemetry.tracing import record_batch
 
 LONGEST_WAIT = 5.0
 """Seconds between two attempts to reach a store that is away."""
@@ -108,7 +109,10 @@ def _run(
                 all_shipped = drain is not None and _all_shipped(drain)
                 if learner.hand_over_if_lost():
                     return False
+                began = time.time()
                 busy = learner.step(plan_source(), None if clock is None else clock())
+                if busy:
+                    record_batch("learn.batch", began)
                 wait = INTERVAL
                 outage.over()
             except StoreUnavailable as error:

@@ -36,6 +36,7 @@ from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
 from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.store_waits import StoreWaits
+from engine.telemetry.tracing import RequestTrace, RequestStage
 
 IN_FLIGHT = 2
 """Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and
@@ -59,10 +60,14 @@ class Arrival:
     `deadline` is by the event loop's clock, `asked` when it arrived by the monotonic one (both s).
     """
 
-    __slots__ = ("asked", "deadline", "deliver", "is_open", "is_unread", "make_task", "task")
+    __slots__ = ("asked", "deadline", "deliver", "is_open", "is_unread", "make_task", "task", "trace")
 
     def __init__(
-        self, make_task: Callable[[], DecisionTask], deliver: Callable[[Prepared], None], deadline: float
+        self,
+        make_task: Callable[[], DecisionTask],
+        deliver: Callable[[Prepared], None],
+        deadline: float,
+        trace: RequestTrace | None = None,
     ) -> None:
         self.make_task = make_task
         self.deliver = deliver
@@ -73,6 +78,7 @@ class Arrival:
         self.is_open = True
         """Whether its batch has to answer it."""
         self.task: DecisionTask | None = None
+        self.trace = trace
 
 
 ReadArrival = tuple[Arrival, DecisionTask, BatchFetch]
@@ -209,6 +215,7 @@ class DecisionBatches:
 
     def _read(self, usual: Sequence[tuple[Arrival, DecisionTask]]) -> None:
         """Read the customers, and the pools that were found empty."""
+        _enter("store.read", usual)
         tasks = [task for _, task in usual]
         if self._flow.has_low_pools:
             self._spawn(self._read_with_pools(usual, tasks))
@@ -237,6 +244,7 @@ class DecisionBatches:
         ]
         for arrival, _, _ in read:
             arrival.is_unread = False
+        _enter("decide", read)
         self._decide(read, pools)
 
     def _decide(self, read: Sequence[ReadArrival], pools: LowPools) -> None:
@@ -309,6 +317,7 @@ class DecisionBatches:
     def _leave(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
         """Have a task of its own decide a request."""
         arrival.is_open = False
+        _enter("store.write", ((arrival,),))
         self._waits.begin_write(arrival)
         self._spawn(self._alone(arrival, deciding))
 
@@ -335,6 +344,7 @@ class DecisionBatches:
         """Encode, write the records of all to the spool at once, then answer all."""
         if not decided:
             return
+        _enter("spool.append", decided)
         prepared = self._flow.answers.record_all([one for _, one in decided])
         for (arrival, _), outcome in zip(decided, prepared, strict=True):
             arrival.is_open = arrival.is_unread = False
@@ -380,3 +390,10 @@ class DecisionBatches:
         if asked is None and self._waits.reads < IN_FLIGHT:
             return attempt(self._flow.decide_degraded, task)
         return self._flow.degrade(task, asked or arrival.asked)
+
+
+def _enter(stage: RequestStage, requests: Sequence[tuple[Arrival, *tuple[object, ...]]]) -> None:
+    """Begin a stage of those that are traced."""
+    for arrival, *_ in requests:
+        if arrival.trace is not None:
+            arrival.trace.enter(stage)

@@ -22,6 +22,7 @@ from engine.service.auth import ANYONE, Caller, RawHeaders, RequestGuard
 from engine.service.ids import new_request_id
 from engine.service.problems import DISK_RETRY_SECONDS, PROBLEM, Refusal, refuse_field, refuse_for_now
 from engine.telemetry.log_lines import current_request
+from engine.telemetry.tracing import current_trace, end_trace, trace_request
 
 JSON = b"application/json"
 BODY_SECONDS, BODY_GAP_SECONDS = 10.0, 5.0
@@ -69,7 +70,7 @@ class Call:
         self._query = query
 
     @classmethod
-    def of(cls, scope: HTTPScope, body: bytes, headers: list[tuple[bytes, bytes]], caller: Caller) -> "Call":
+    def of(cls, scope: HTTPScope, body: bytes, headers: Headers, caller: Caller) -> "Call":
         """The call of a request that the framework routed."""
         query, is_head = scope.get("query_string", b""), scope["method"] == "HEAD"
         return cls(body, _path_params(scope), headers, caller, query=query, is_head=is_head)
@@ -151,10 +152,12 @@ class WholeRequest:
         """Write a reply."""
         self._write(reply, origins, request_id_of(self.headers))
 
-    def refuse(self, error: Exception, origins: Collection[str]) -> None:
-        """Write the problem that an error of a handler is answered with."""
+    def refuse(self, error: Exception, origins: Collection[str]) -> int:
+        """Write the problem that an error of a handler is answered with; returns its status."""
         request_id = request_id_of(self.headers)
-        self._write(_problem_reply(_refusal_of(error, self.path, request_id), request_id), origins, request_id)
+        refusal = _refusal_of(error, self.path, request_id)
+        self._write(_problem_reply(refusal, request_id), origins, request_id)
+        return refusal.status
 
     def _write(self, reply: Reply, origins: Collection[str], request_id: bytes) -> None:
         self.write(reply.status, _reply_headers(reply, self.headers, origins, request_id), reply.body)
@@ -193,7 +196,7 @@ def endpoint(
     allowed = ", ".join(handlers).encode()
     origins = guard.origins if guard else frozenset()
 
-    async def handle(scope: HTTPScope, receive: Receive, headers: list[tuple[bytes, bytes]]) -> Reply:
+    async def handle(scope: HTTPScope, receive: Receive, headers: Headers) -> Reply:
         method = str(scope["method"])
         if names_pages and method not in methods:
             await handlers["GET"](Call.of(scope, b"", headers, ANYONE))
@@ -211,12 +214,15 @@ def endpoint(
         headers = list(scope["headers"])
         request_id = request_id_of(headers)
         current_request.set(request_id.decode())
+        trace = trace_request(str(scope["method"]), path, headers)
+        current_trace.set(trace)
         try:
             reply = await handle(scope, receive, headers)
         except Exception as error:  # noqa: BLE001 (every request gets an answer; an unexpected error is logged)
             own = format_refusal(error, scope["path_params"]) if format_refusal and type(error) is Refusal else None
             reply = own or _problem_reply(_refusal_of(error, path, request_id), request_id)
         sent = _reply_headers(reply, headers, origins, request_id)
+        end_trace(trace, reply.status)
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await _send_body(reply, scope, receive, send)
 

@@ -29,6 +29,7 @@ from engine.journal.records import LoggedRecord, QuarantineRecord, decode_for_lo
 from engine.journal.spool.drain import PATIENCE, Drain
 from engine.journal.stream import LEARNER
 from engine.settings import Settings
+from engine.telemetry.tracing import record_batch
 
 _READER = "collector"
 _IDLE = 0.05
@@ -299,7 +300,10 @@ class _Collector:
         ):
             if not self._is_ours():
                 raise _LogGoneError
-            self._written += self._rows.write(self._log_dir, progress)
+            began = time.time()
+            written = self._rows.write(self._log_dir, progress)
+            record_batch("collect.commit", began, **written)
+            self._written += written
             self._committed = progress
             self._flushed = now
             self._published = -_PUBLISH_SECONDS

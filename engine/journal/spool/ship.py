@@ -25,6 +25,7 @@ from engine.errors import JournalError
 from engine.journal.log_once import LogOnce
 from engine.journal.spool import spool
 from engine.journal.spool.frames import Frame
+from engine.telemetry.tracing import record_batch
 
 AsyncStreamClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
@@ -82,7 +83,9 @@ class Shipment:
             last_in_segment[frame.partition] = frame.seq
             if frame.seq > self._shipped.get(frame.partition, 0):
                 batches.setdefault(frame.partition, []).append(frame)
+        began = time.time()
         sent = await self._send(client, batches)
+        record_batch("spool.ship", began, records=len(frames), bytes=sum(len(frame.raw) for frame in frames))
         if False in sent:
             self.cursor = spool.START
         else:

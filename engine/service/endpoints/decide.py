@@ -22,6 +22,7 @@ from engine.service.previews.decisions import decide_preview
 from engine.service.previews.tokens import HEADER
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
+from engine.telemetry.tracing import RequestTrace, current_trace, end_trace, trace_request
 
 PREVIEW_NAME = b'"preview"'
 """The field that marks a request with a preview, which is not decided in a batch."""
@@ -55,6 +56,7 @@ class DecideEndpoint:
             return False
         # Neither function knows the arrival, which knows both: a cycle would stay until the garbage collector runs.
         origins, began = self._guard.origins, time.monotonic()
+        trace = trace_request("POST", request.path, request.headers, "queue")
 
         def make_task() -> DecisionTask:
             call = request.call_by(self._guard)
@@ -62,11 +64,14 @@ class DecideEndpoint:
 
         def deliver(outcome: Prepared) -> None:
             if isinstance(outcome, FailedTask):
-                request.refuse(outcome.error, origins)
+                end_trace(trace, request.refuse(outcome.error, origins))
             else:
                 request.answer(Reply(self._counted(outcome, began)), origins)
+                if trace is not None:
+                    _describe(trace, outcome)
+                    trace.end(200)
 
-        self._batches.add(Arrival(make_task, deliver, self._flow.new_deadline()))
+        self._batches.add(Arrival(make_task, deliver, self._flow.new_deadline(), trace))
         return True
 
     async def handle(self, call: Call) -> Reply:
@@ -82,13 +87,20 @@ class DecideEndpoint:
         if key and self._worker.recorder.has_space():  # else it has no record to store with its answer
             return await self._answer_once(call, request, key)
         outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        trace = current_trace.get()
+        if trace is not None:
+            trace.enter("queue")
         arrival = Arrival(
             lambda: self._task_of(call, request),
             lambda prepared: None if outcome.done() else outcome.set_result(prepared),
             self._flow.new_deadline(),
+            trace,
         )
         self._batches.add(arrival)
-        return Reply(self._counted(result_of(await outcome), arrival.asked))
+        prepared = result_of(await outcome)
+        if trace is not None:
+            _describe(trace, prepared)
+        return Reply(self._counted(prepared, arrival.asked))
 
     async def _answer_once(self, call: Call, request: DecideRequest, key: str) -> Reply:
         """Answer a request with an idempotency key: the stored answer of the key if it has one."""
@@ -138,6 +150,19 @@ class DecideEndpoint:
         """The answer, which is counted as one that took the time since `began` (monotonic)."""
         self._worker.metrics.count_decision(prepared.decision, time.monotonic() - began)
         return prepared.answer.answer
+
+
+def _describe(trace: RequestTrace, prepared: PreparedTask) -> None:
+    """Add to a trace what was decided."""
+    answer = prepared.decision.answer
+    trace.add(
+        decision_id=answer.decision_id,
+        channel=prepared.decision.channel,
+        plan=answer.plan,
+        degraded=answer.degraded,
+        placements=len(answer.offers),
+        experiments=len(answer.experiments),
+    )
 
 
 def decide_routes(
