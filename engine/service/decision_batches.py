@@ -36,7 +36,7 @@ from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
 from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.store_waits import StoreWaits
-from engine.telemetry.tracing import RequestTrace, RequestStage
+from engine.telemetry.tracing import RequestStage, RequestTrace
 
 IN_FLIGHT = 2
 """Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and

@@ -214,17 +214,14 @@ def endpoint(
         headers = list(scope["headers"])
         request_id = request_id_of(headers)
         current_request.set(request_id.decode())
-        trace = trace_request(str(scope["method"]), path, headers)
-        current_trace.set(trace)
+        current_trace.set(trace_request(str(scope["method"]), path, headers))
         try:
             reply = await handle(scope, receive, headers)
         except Exception as error:  # noqa: BLE001 (every request gets an answer; an unexpected error is logged)
             own = format_refusal(error, scope["path_params"]) if format_refusal and type(error) is Refusal else None
             reply = own or _problem_reply(_refusal_of(error, path, request_id), request_id)
         sent = _reply_headers(reply, headers, origins, request_id)
-        end_trace(trace, reply.status)
-        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
-        await _send_body(reply, scope, receive, send)
+        await _send_reply(reply, sent, scope, receive, send)
 
     if "{" not in path:
         return asgi(path, copy_scope=False, opt={TAKE: take})(answer)
@@ -236,8 +233,10 @@ def endpoint(
     return route(path, http_method=METHODS, opt={ASGI_ENDPOINT: answer})(asgi_app)
 
 
-async def _send_body(reply: Reply, scope: HTTPScope, receive: Receive, send: Send) -> None:
-    """Send the body of an answer, part by part where it has parts; HEAD gets none."""
+async def _send_reply(reply: Reply, headers: Headers, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    """Send an answer, part by part where it has parts; HEAD gets no body."""
+    end_trace(current_trace.get(), reply.status)
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     is_head = scope["method"] == "HEAD"
     if reply.parts is not None and not is_head:
         await send_parts(reply.parts, receive, send)
