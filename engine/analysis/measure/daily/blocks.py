@@ -142,7 +142,9 @@ class DailyStore:
     def states(self, table: str, day: str) -> list[tuple[str, int, int]]:
         """The files of a day of the log with their sizes and times of change."""
         return [
-            (str(path), stat.st_size, stat.st_mtime_ns) for path in self._files(table, day) for stat in (path.stat(),)
+            (str(path.relative_to(self._log)), stat.st_size, stat.st_mtime_ns)
+            for path in self._files(table, day)
+            for stat in (path.stat(),)
         ]
 
     def _digests(self, table: DailyTable) -> dict[str, str]:
