@@ -30,7 +30,8 @@ class Members(NamedTuple):
 
     Of a switchback they also have `until`, after which events count for another period.
 
-    `earlier` has each customer's first exposure `ever`, where an earlier run may have exposed them already.
+    `earlier` has each customer's first exposure `ever`, where an earlier run may have exposed them already. Where the
+    members are of several experiments, the decisions have their `owner`: the begin of the units that they count for.
     """
 
     table: ir.Table
@@ -157,8 +158,11 @@ def _order_events(source: DuckDB, events: ir.Table, decisions: ir.Table) -> ir.T
     if source.run(f"{ids} LIMIT 1"):
         asked = f"(SELECT DISTINCT decision_id FROM ({ids}))"  # noqa: S608 # nosec B608
         own = f"{asked} JOIN ({compile_sql(decisions, 'duckdb')}) USING (decision_id)"
-        source.run(f"CREATE TEMP TABLE {named} AS SELECT DISTINCT decision_id AS named FROM {own}")  # noqa: S608 # nosec B608
+        is_owned = "owner" in decisions.columns
+        kept = "decision_id AS named, owner" if is_owned else "decision_id AS named"
+        source.run(f"CREATE TEMP TABLE {named} AS SELECT DISTINCT {kept} FROM {own}")  # noqa: S608 # nosec B608
         joined = f"{orders} AS event LEFT JOIN {named} ON event.decision_id = {named}.named"
+        joined += f" AND starts_with(event.unit, {named}.owner)" if is_owned else ""
     else:
         joined = f"(SELECT *, NULL::VARCHAR AS named FROM {orders})"  # noqa: S608 # nosec B608
     source.run(f"CREATE TEMP VIEW order_events_{number} AS FROM {joined}")

@@ -9,6 +9,7 @@ import pytest
 
 from engine.analysis.measure.kpis.edge_fit import CarriedEffect, EdgeSlope
 from engine.analysis.measure.kpis.report import measure_kpis
+from engine.analysis.measure.kpis.variant_effects import measure_effects
 from engine.analysis.measure.sources import EventSource
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput, CatalogError
@@ -126,6 +127,40 @@ def test_the_experiments_of_a_log_decide_not_its_customers(
     assert isinstance(levels["revenue per customer"], Effect)
     assert isinstance(levels["NPS"], NotEstimable)
     assert {one.tier for one in report.levels} == {"implementation", "strategy", "business"}
+
+
+def test_experiments_that_share_customers_and_decisions_are_kept_apart(write_log: Callable[..., Path]) -> None:
+    """An order that names a decision from before the exposure counts for the experiments of that decision alone.
+
+    Of `drawn_again` the latest version counts, and who saw both variants of `both` counts for none.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {"decisions": [], "exposures": [], "events": []}
+
+    def decide(key: str, n: int, variant: str, **more: Any) -> None:
+        ids = {"decision_id": f"{key}{more.get('version', '')}-{n}", "customer": f"c{n}", "key": key}
+        tables["decisions"].append({**ids, "time": 5.0, "variant": variant, **more})
+        tables["exposures"].append({**ids, "time": more.get("time", 5.0) + 1000.0})
+
+    for n in range(120):
+        variant, other = ("control", "new") if n % 2 else ("new", "control")
+        for key in ("named", "silent", "both"):
+            decide(key, n, variant)
+        if n < 20:
+            decide("both", n, other, decision_id=f"second-{n}")
+            tables["exposures"][-1]["decision_id"] = f"second-{n}"
+        decide("drawn_again", n, other, version="1")
+        decide("drawn_again", n, variant, version="2", time=9.0)
+        spends = 10.0 + n // 2 % 2
+        if variant == "new":
+            spends += 5.0 if n >= 20 else 65.0
+        ids = {"message_id": f"p{n}", "customer": f"c{n}", "event": "purchase"}
+        tables["events"].append({**ids, "time": 20.0, "decision_id": f"named-{n}", "revenue": spends})
+        tables["events"].append({**ids, "message_id": f"l{n}", "time": 2000.0, "revenue": spends - 8})
+    shop = plan(metrics=SHOP)
+    tree = measure_effects(EventSource(log_dir=write_log(**tables)), shop, ["revenue"])
+    found = {one.experiment: float(one.estimates[0]) for one in tree.effects}
+    assert found == pytest.approx({"named": 30.0, "silent": 15.0, "both": 5.0, "drawn_again": 15.0})
+    assert len(tree.effects) == 4
 
 
 def test_nothing_is_invented(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.question import ExperimentQuestion
 from engine.analysis.design.question_from_plan import measured_metric
+from engine.analysis.measure.kpis.joint_units import is_joint, read_joint_units
 from engine.analysis.report.experiment_units import read_experiment_units
 from engine.analysis.sources.duckdb_expressions import identifier
 from engine.analysis.sources.log import loaded_rows
@@ -95,18 +96,36 @@ def measure_effects(
     tree = MeasuredTree()
     if not metrics or source.log_dir is None:
         return tree
-    specs = _specs_of(archive)
-    with _loaded_log(source, metrics):
-        for key, version, variants in source.rows(_LAST_PLANS, decisions="experiment_decisions"):
-            known = plan.find_reported(str(key))
-            design = specs(str(version)).get(str(key)) if known is None else known.spec
-            seen = msgspec.json.decode(str(variants), type=list[str])
-            question = _with_unit(plan, str(key), _question(str(key), design, seen, metrics))
-            if known is not None and known.start:
-                question = msgspec.structs.replace(question, start=known.start)
-            with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
-                _add_experiment(source, question, metrics, tree)
+    with _loaded_log(source, metrics) as tables:
+        questions = _past_questions(source, plan, metrics, archive)
+        joint = [one for one in questions if is_joint(one, metrics)]
+        arms: dict[tuple[str, str], _ArmMoments] = {}
+        names = tuple(one.name for one in metrics)
+        if joint:
+            arms = _joint_moments(source, joint, metrics, tables)
+        for question in questions:
+            if question not in joint:
+                with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
+                    arms |= _own_moments(source, question, metrics)
+        for question in questions:
+            _add_experiment(question, names, arms, tree)
     return tree
+
+
+def _past_questions(
+    source: EventSource, plan: Plan, metrics: Sequence[MeasuredMetric], archive: Archive | None
+) -> list[ExperimentQuestion]:
+    """The question of each experiment of the table `experiment_decisions`."""
+    specs, found = _specs_of(archive), []
+    for key, version, variants in source.rows(_LAST_PLANS, decisions="experiment_decisions"):
+        known = plan.find_reported(str(key))
+        design = specs(str(version)).get(str(key)) if known is None else known.spec
+        seen = msgspec.json.decode(str(variants), type=list[str])
+        question = _with_unit(plan, str(key), _question(str(key), design, seen, metrics))
+        if known is not None and known.start:
+            question = msgspec.structs.replace(question, start=known.start)
+        found.append(question)
+    return found
 
 
 _EVENT_COLUMNS: Final = (
@@ -116,8 +135,8 @@ _EVENT_COLUMNS: Final = (
 
 
 @contextlib.contextmanager
-def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Iterator[None]:
-    """Loads the events that the metrics count and the decisions of experiments once; every experiment reads them."""
+def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Iterator[dict[str, str]]:
+    """The names of the events that the metrics count and of the decisions of experiments, which are loaded once."""
     if source.log_dir is None:
         return
     named = {name for one in metrics for name in (*one.events, one.denominator) if name is not None}
@@ -134,7 +153,7 @@ def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Itera
     keys = {loaded_rows(source.log_dir, name): table for name, table in loaded.items()}
     source.engine.made.update(keys)
     try:
-        yield
+        yield loaded
     finally:
         for key in keys:
             del source.engine.made[key]
@@ -180,19 +199,55 @@ def _question(
     )
 
 
-def _add_experiment(
-    source: EventSource, question: ExperimentQuestion, metrics: Sequence[MeasuredMetric], tree: MeasuredTree
-) -> None:
+def _joint_moments(
+    source: EventSource,
+    questions: Sequence[ExperimentQuestion],
+    metrics: Sequence[MeasuredMetric],
+    tables: Mapping[str, str],
+) -> dict[tuple[str, str], _ArmMoments]:
+    """The moments of experiments that are read together, by experiment and variant."""
     if source.log_dir is None:
-        return
-    until = source.last
-    as_of = datetime.fromtimestamp(int(str(until or 0)) / 1e6, UTC)
+        return {}
+    plain = [msgspec.structs.replace(one, covariate_window=None) for one in metrics]  # effects here are differences
+    measures = read_joint_units(
+        source.engine,
+        source.log_dir,
+        questions,
+        plain,
+        as_of=source.last or 0,
+        tables={name: tables[name] for name in ("decisions", "exposures")},
+        place="kpi_units",
+    )
+    return _read_moments(source, measures)
+
+
+def _own_moments(
+    source: EventSource, question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]
+) -> dict[tuple[str, str], _ArmMoments]:
+    """The moments of an experiment that is read by itself."""
+    if source.log_dir is None:
+        return {}
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    as_of = datetime.fromtimestamp((source.last or 0) / 1e6, UTC)
     data = read_experiment_units(source.engine, question, metrics, source.log_dir, as_of)
-    source.keep("kpi_units", data.units.filter(~data.units["crossed"]))
-    measures = data.measures[: len(metrics)]
-    arms = {variant: _moments(source, variant, measures) for variant in question.weights}
+    units = data.units.filter(~data.units["crossed"])
+    source.keep("kpi_units", units.mutate(segment=ibis.literal(question.key)))
+    return _read_moments(source, data.measures[: len(metrics)])
+
+
+def _add_experiment(
+    question: ExperimentQuestion,
+    names: tuple[str, ...],
+    found: Mapping[tuple[str, str], _ArmMoments],
+    tree: MeasuredTree,
+) -> None:
+    size = len(names)
+    nobody = _ArmMoments(
+        mean=np.full(size, np.nan), covariance=np.full((size, size), np.nan), count=np.zeros((size,) * 2)
+    )
+    arms = {variant: found.get((question.key, variant), nobody) for variant in question.weights}
     control = arms.pop(question.control)
-    names = tuple(one.name for one in measures)
     for i, lead in enumerate(names):
         for j, lag in enumerate(names):
             if i != j and control.count[i, j] >= LEAST_UNITS:
@@ -228,35 +283,40 @@ class _ArmMoments:
         return np.asarray(self.covariance * self.count / (own[:, None] * own))
 
 
-def _moments(source: EventSource, variant: str, measures: Sequence[Measure]) -> _ArmMoments:
-    """The means (m,), covariances of units (m, m) and counts of pairs (m, m); ratios by the delta method."""
+def _read_moments(source: EventSource, measures: Sequence[Measure]) -> dict[tuple[str, str], _ArmMoments]:
+    """The means (m,), covariances of units (m, m) and counts of pairs (m, m); ratios by the delta method.
+
+    They are of the table `kpi_units`, by its `segment`, which is the experiment, and variant.
+    """
     columns = [column for one in measures for column in one.y.columns]
-    literal = "'" + variant.replace("'", "''") + "'"
-    base = ", ".join(f"avg({identifier(column)})" for column in columns)
-    where = f"FROM kpi_units WHERE variant = {literal}"
-    found = source.engine.run(f"SELECT {base} {where}")[0]
-    means = dict(zip(columns, (float(str(one)) if one is not None else np.nan for one in found), strict=True))
+    averages = ", ".join(f"avg({identifier(column)}) AS {identifier(f'{column} mean')}" for column in columns)
     values, centres = [], []
     for one in measures:
-        top = identifier(one.y.num)
+        top, mean = identifier(one.y.num), identifier(f"{one.y.num} mean")
         if one.y.den is None:
             values.append(f"CAST({top} AS DOUBLE)")
-            centres.append(means[one.y.num] + one.y.offset)
+            centres.append(f"any_value({mean})")
             continue
-        below = means[one.y.den]
-        ratio = means[one.y.num] / below if below else np.nan
-        is_known = np.isfinite(ratio)
-        linear = f"({top} - {ratio!r} * {identifier(one.y.den)}) / {below!r}" if is_known else "NULL::DOUBLE"
-        values.append(linear)
-        centres.append(ratio + one.y.offset if is_known else np.nan)
-    size = len(values)
-    pairs = [(i, j) for i in range(size) for j in range(i, size)]
-    parts = ", ".join(f"covar_samp(v{i}, v{j}), count(v{i} + v{j})" for i, j in pairs)
+        below, size = identifier(one.y.den), identifier(f"{one.y.den} mean")
+        is_known = f"isfinite({mean} / {size})"
+        values.append(f"CASE WHEN {is_known} THEN ({top} - {mean} / {size} * {below}) / {size} END")
+        centres.append(f"any_value(CASE WHEN {is_known} THEN {mean} / {size} END)")
+    count = len(values)
+    pairs = [(i, j) for i in range(count) for j in range(i, count)]
+    parts = ", ".join([*centres, *(f"covar_samp(v{i}, v{j}), count(v{i} + v{j})" for i, j in pairs)])
     named = ", ".join(f"{value} AS v{at}" for at, value in enumerate(values))
-    row = source.engine.run(f"SELECT {parts} FROM (SELECT {named} {where})")[0]  # nosec B608
-    covariance, count = np.full((size, size), np.nan), np.zeros((size, size))
-    for at, (i, j) in enumerate(pairs):
-        value, number = row[2 * at], row[2 * at + 1]
-        covariance[i, j] = covariance[j, i] = np.nan if value is None else float(str(value))
-        count[i, j] = count[j, i] = float(str(number or 0))
-    return _ArmMoments(mean=np.array(centres), covariance=covariance, count=count)
+    rows = source.engine.run(
+        f"WITH means AS (SELECT segment, variant, {averages} FROM kpi_units GROUP BY ALL) "
+        f"SELECT segment, variant, {parts} FROM (SELECT *, {named} FROM kpi_units JOIN means USING (segment, variant)) "
+        "GROUP BY segment, variant"  # nosec B608
+    )
+    found = {}
+    for segment, variant, *cells in rows:
+        numbers = [np.nan if cell is None else float(str(cell)) for cell in cells]
+        centre = np.array([number + one.y.offset for number, one in zip(numbers, measures, strict=False)])
+        covariance, of_pairs = np.full((count, count), np.nan), np.zeros((count, count))
+        for at, (i, j) in enumerate(pairs):
+            covariance[i, j] = covariance[j, i] = numbers[count + 2 * at]
+            of_pairs[i, j] = of_pairs[j, i] = numbers[count + 2 * at + 1]
+        found[str(segment), str(variant)] = _ArmMoments(mean=centre, covariance=covariance, count=of_pairs)
+    return found

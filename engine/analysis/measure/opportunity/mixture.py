@@ -39,16 +39,15 @@ class Mixture:
 
     def posterior(self, numbers: Floats, codes: Sequence[Codes]) -> Floats:
         """The probability of each group for each row (n, k)."""
+        return self.expect(numbers, codes)[0]
+
+    def expect(self, numbers: Floats, codes: Sequence[Codes]) -> tuple[Floats, float]:
+        """The probability of each group for each row (n, k), and the log-likelihood of all rows."""
         joint = self._log_joint(numbers, codes)
         peak = joint.max(axis=1, keepdims=True)
         found = np.exp(joint - peak)
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
-
-    def log_likelihood(self, numbers: Floats, codes: Sequence[Codes]) -> float:
-        """The log-likelihood of all rows."""
-        joint = self._log_joint(numbers, codes)
-        peak = joint.max(axis=1)
-        return float((peak + np.log(np.exp(joint - peak[:, None]).sum(axis=1))).sum())
+        total = found.sum(axis=1, keepdims=True)
+        return np.asarray(found / total), float((peak + np.log(total)).sum())
 
     @property
     def parameters(self) -> int:
@@ -64,7 +63,7 @@ class Mixture:
             + (self.means**2 / self.variances).sum(axis=1)
         )
         for code, level in zip(codes, self.levels, strict=True):
-            joint = joint + np.log(level[:, code]).T
+            joint += np.log(level).T[code]
         return np.asarray(joint)
 
 
@@ -78,11 +77,11 @@ def fit_mixture(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], s
         seed: of the starts.
     """
     rng = np.random.default_rng(seed)
-    best, least = _fit(numbers, codes, sizes, np.ones((len(numbers), 1))), np.inf
+    best, least = _fit(numbers, codes, sizes, np.ones((len(numbers), 1)))[0], np.inf
     for count in range(1, min(MOST_GROUPS, len(numbers)) + 1):
         found = [_fit(numbers, codes, sizes, _start(rng, numbers, count)) for _ in range(_STARTS if count > 1 else 1)]
-        one = max(found, key=lambda mixture: mixture.log_likelihood(numbers, codes))
-        criterion = one.parameters * np.log(len(numbers)) - 2 * one.log_likelihood(numbers, codes)
+        one, likelihood = max(found, key=lambda pair: pair[1])
+        criterion = one.parameters * np.log(len(numbers)) - 2 * likelihood
         if criterion < least and one.weights.min() >= LEAST_SHARE:
             best, least = one, criterion
     return best
@@ -100,15 +99,16 @@ def _start(rng: np.random.Generator, numbers: Floats, count: int) -> Floats:
     return np.asarray(np.eye(count)[nearest] * 0.9 + 0.1 / count)
 
 
-def _fit(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], shares: Floats) -> Mixture:
+def _fit(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], shares: Floats) -> tuple[Mixture, float]:
+    """The mixture to which a start leads, and its log-likelihood."""
     mixture, last = _maximize(numbers, codes, sizes, shares), -np.inf
+    shares, now = mixture.expect(numbers, codes)
     for _ in range(_STEPS):
-        now = mixture.log_likelihood(numbers, codes)
         if now - last < _CLOSE * abs(now):
             break
-        last = now
-        mixture = _maximize(numbers, codes, sizes, mixture.posterior(numbers, codes))
-    return mixture
+        last, mixture = now, _maximize(numbers, codes, sizes, shares)
+        shares, now = mixture.expect(numbers, codes)
+    return mixture, now
 
 
 def _maximize(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], shares: Floats) -> Mixture:
