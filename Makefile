@@ -96,7 +96,7 @@ lint: .venv/dev.stamp ## ruff and the import layers
 types: .venv/dev.stamp ## mypy, strict
 	$(BIN)/mypy
 
-unit: .venv/dev.stamp pure ## every test, on two cores; those on Spark and ClickHouse where they are installed
+unit: .venv/dev.stamp .infra/stamp pure ## every test, on two cores; those on Spark and ClickHouse where they are installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 pictures: .venv/dev.stamp ## take the README's pictures of a demo, in Chromium

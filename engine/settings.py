@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The style of log lines (`telemetry.log_lines`): for people, or one JSON object per line."""
     traces: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The receiver of OpenTelemetry traces, by OTLP over HTTP (`telemetry.tracing`)."""
+    log_copy: Annotated[str, msgspec.Meta(pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs|file)://")] | None = None
+    """The prefix of an object store that the collector copies the log to (`lake.log_copy`)."""
+    iceberg: str | None = None
+    """The catalog, by its name in PyIceberg's configuration, whose tables have the copy (`lake.iceberg`)."""
     environment: str | None = None
     """The environment whose keys flags take from `environments`; read where the YAML is (`catalog.check.load`)."""
 
@@ -76,6 +80,7 @@ RULES = {
     "logs": "text or json",
     "dashboard": "an address: http://127.0.0.1:8081",
     "traces": "an address: http://127.0.0.1:4318",
+    "log_copy": "a prefix of an object store: s3://BUCKET/counterpoint",
 }
 """The rule of each setting, for messages; a setting without one accepts any text."""
 

@@ -158,6 +158,7 @@ def collect(
     """Write the log: streams to Parquet. With --drain also the spools, then end; exit 1 if records are missing."""
     from engine.erasure.listener import LogErasures
     from engine.journal.log.collect import collect as run_collector
+    from engine.lake.follow import copying
     from engine.up import reach_store, stop_on_signals
 
     settings = from_environment(data=data, redis=redis)
@@ -166,9 +167,10 @@ def collect(
     start_tracing(settings.traces, "collect")
     stop = stop_on_signals()
     if not drain:
-        run_collector(settings, LogErasures(), stop=stop)
+        with copying(settings):
+            run_collector(settings, LogErasures(), stop=stop)
         return 0
-    with reach_store(settings, is_named=is_store_named(redis)) as settings:
+    with reach_store(settings, is_named=is_store_named(redis)) as settings, copying(settings):
         summary = run_collector(settings, LogErasures(), drain=True, stop=stop)
     rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
     print_error(f"Collected {rows}.")

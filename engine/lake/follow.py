@@ -1,0 +1,92 @@
+"""Keeps the copy of the log up to date beside a collector."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import CounterpointError, require_extras
+from engine.journal.log.commit import CHECKPOINT
+from engine.journal.log_once import LogOnce
+from engine.lake.log_copy import CopyManifest, CopySummary, ObjectStore, copy_log
+from engine.settings import Settings
+
+EVERY_SECONDS = 10.0
+
+
+class LogFollower:
+    """Copies a log whenever it has changed."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        """Open the object store and, where configured, the catalog.
+
+        Raises:
+            BadInput: if the address is none of an object store.
+            MissingExtra: if a catalog is configured and PyIceberg is not installed.
+        """
+        self._log = settings.log
+        self._store = ObjectStore(url)
+        self._tables = _open_tables(settings.iceberg, self._store.url)
+        self._copied: tuple[int, int] | None = None
+        self._is_first = True
+
+    def copy(self) -> CopySummary | None:
+        """Copy the log; None if it has not changed since. Errors as in `copy_log`."""
+        state = _state_of(self._log)
+        if state == self._copied and not self._is_first:
+            return None
+        summary = copy_log(self._log, self._store, self._tables, sweep=self._is_first)
+        self._copied, self._is_first = state, False
+        return summary
+
+
+@contextmanager
+def copying(settings: Settings, *, every: float = EVERY_SECONDS) -> Iterator[None]:
+    """Copy the log beside the block if settings name a place for it, and once more after the block.
+
+    An object store that is away only delays the copy: nothing waits for it, except the last copy.
+
+    Raises:
+        JournalError: after the block, if the last copy failed.
+    """
+    if settings.log_copy is None:
+        yield
+        return
+    follower, ended = LogFollower(settings, settings.log_copy), threading.Event()
+
+    def follow() -> None:
+        outage = LogOnce("the log is not copied to the object store", "the log is copied again")
+        while not ended.wait(every):
+            try:
+                follower.copy()
+                outage.over()
+            except CounterpointError as error:
+                outage.failed(error)
+
+    thread = threading.Thread(target=follow, name="log copy", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    follower.copy()
+
+
+def _open_tables(catalog: str | None, prefix: str) -> Callable[[CopyManifest], None] | None:
+    """What brings Iceberg tables up to date, if a catalog is configured."""
+    if catalog is None:
+        return None
+    require_extras(f"COUNTERPOINT_ICEBERG {catalog}", "iceberg")
+    from engine.lake.iceberg import IcebergTables  # noqa: PLC0415
+
+    return IcebergTables(catalog, prefix).take_over
+
+
+def _state_of(log: Path) -> tuple[int, int] | None:
+    """What changes with each commit: the checkpoint's time and number of its file."""
+    try:
+        status = (log / CHECKPOINT).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
