@@ -196,7 +196,10 @@ KEYSPACE: Final = (
         "claims",
     ),
     KeyPattern(
-        pool("budget", "OFFER"), "hash: amount spent, amount on hold, and the amount of each hold", "400 days", "claims"
+        pool("budget", "OFFER"),
+        "hash: amount spent, amount on hold, and the amount of each hold; of a period under `OFFER@DAY/PER`",
+        "400 days",
+        "claims",
     ),
     KeyPattern(pool("shelf", "PLACE/SKU"), "hash: as of a stock, of what one place has of a SKU", "400 days", "claims"),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),

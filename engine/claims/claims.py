@@ -8,6 +8,9 @@ States of one claim in one pool, a stock or a budget (`pool.lua`):
 | claimed (`h:ID`)   | claimed     | confirmed   | released  | expired   |             |
 | confirmed (`d:ID`) | confirmed   | confirmed   | confirmed |           | forgotten   |
 
+A refund leaves a confirmed claim confirmed, with an amount of 0, and a claimed one to be confirmed with that amount
+(`f:ID`): a later confirmation spends nothing. With `refunds` a claim is forgotten after that time instead of a day.
+
 From `none` a claim is refused where too little is left. [1] With `hold` 0 it is confirmed at once.
 Released and expired claims leave nothing behind: they are `none` again, and their amount is back. A forgotten claim
 stays in `spent`. On caps a claim has two states: counted under its id, or not.
@@ -29,12 +32,14 @@ Format in Redis (`engine/keyspace.py` has the keys):
   was NAME (`decision/windows.py`). Only counters that a rule of the plan reads are written, so their number has a
   bound.
 - a pool, in a hash slot of its own: hash of `level` (stocks only), `spent`, `held`, and `h:ID` and `d:ID` with the
-  amount of each claim. Amounts are whole ten-thousandths, so that sums are exact.
+  amount of each claim. Amounts are whole ten-thousandths, so that sums are exact. Where refunds give back, `o:DIGEST`
+  has the claims that an order confirmed, one on a line, and `q:ID` the order's digest.
 - its holds: sorted set of claim ids by the end of the hold, or of the day for which a confirmed claim is remembered.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, cast
@@ -61,7 +66,7 @@ NEWLY_CLAIMED = 2  # pool.lua's reply where the claim was neither claimed nor co
 SECURED = 60.0  # seconds in which the confirmation of a claim in several pools must finish
 
 PoolKind = Literal["stock", "shelf", "budget", "coupon"]
-PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
+PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "give_back", "level"]
 DenialReason = Literal["cap", "stock", "budget", "coupon", "erased"]
 
 _CLAIMS = load_script(Path(__file__).with_name("claims.lua"))
@@ -82,7 +87,8 @@ class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
     A `shelf` is the stock of one place; its name is `PLACE/SKU`. A `coupon` is a code of an offer (`coupons.py`).
 
     With `hold` 0 a claim is confirmed at once. `limit` is the plan's for a budget, None for a stock, whose level the
-    shop sets.
+    shop sets. A budget may be that of a `period` from `begins` to `ends` (s since 1970). Its confirmed claims can be
+    refunded for `refunds` seconds.
     """
 
     pool: PoolKind
@@ -91,6 +97,22 @@ class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
     least: float = 0.0
     limit: float | None = None
     hold: float = 0.0
+    period: str = ""
+    begins: float = 0.0
+    ends: float = math.inf
+    is_even: bool = False
+    refunds: float = 0.0
+
+    @property
+    def counter(self) -> str:
+        """The name of the pool in the store: that of the period, where there is one."""
+        return f"{self.name}@{self.period}" if self.period else self.name
+
+    def limit_at(self, now: float) -> float | None:
+        """The limit at `now`: of an even pace it is the share of the period that is over."""
+        if self.limit is None or not self.is_even:
+            return self.limit
+        return self.limit * min(max((now - self.begins) / (self.ends - self.begins), 0.0), 1.0)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,10 +195,11 @@ class Claims:
         """Count an event that already happened, whatever the caps: a redemption, a refusal, an exposure seen late."""
         await self._count(key, [_counted(claim, caps=())], now)
 
-    async def confirm(self, claim: Claim, now: float) -> bool:
+    async def confirm(self, claim: Claim, now: float, order: str = "") -> bool:
         """Confirm a claim in all of its pools or in none; after its hold expired, only if there is still enough.
 
-        Pools are in different hash slots, so no script spans them: a claim in several is first secured in each.
+        Pools are in different hash slots, so no script spans them: a claim in several is first secured in each. Budgets
+        that can be refunded remember the claim by the id of its `order`.
         """
         if len(claim.shares) > 1:
             secured = [replace(share, hold=SECURED) for share in claim.shares]
@@ -185,7 +208,18 @@ class Claims:
                 new = [share for share, reply in zip(secured, replies, strict=True) if reply == NEWLY_CLAIMED]
                 await asyncio.gather(*(self._change("release", share, claim.id, now) for share in new))
                 return False
-        return all(await asyncio.gather(*(self._change("confirm", share, claim.id, now) for share in claim.shares)))
+        digest = order_digest(order)
+        confirming = (self._change("confirm", share, claim.id, now, order=digest) for share in claim.shares)
+        return all(await asyncio.gather(*confirming))
+
+    async def refund(self, share: PoolShare, claim_ids: Iterable[str], now: float) -> None:
+        """Give the amounts of confirmed claims back to their budget, each once, as long as it remembers them."""
+        await asyncio.gather(*(self._pool("give_back", share, id_, now) for id_ in claim_ids))
+
+    async def find_order(self, share: PoolShare, order: str) -> list[str]:
+        """The ids of the claims that an order confirmed in a budget, as long as it remembers them."""
+        reply = await self._pipeline.send("HGET", pool_key(share), f"o:{order_digest(order)}")
+        return reply.decode().split("\n") if isinstance(reply, bytes) else []
 
     async def release(self, key: ProfileKey, claim: Claim, now: float, *, is_unseen: bool = False) -> None:
         """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed.
@@ -204,13 +238,14 @@ class Claims:
         """Set the level of a stock, or of one place's, as counted at `now`, with the amounts on hold included."""
         await self._pool("level", replace(stock_share(sku, place), amount=level), "", now)
 
-    async def read_left(self, share: PoolShare) -> float:
+    async def read_left(self, share: PoolShare, now: float = math.inf) -> float:
         """The amount of a pool that is neither spent nor held; expired holds count until the next claim."""
         reply = await self._pipeline.send("HMGET", pool_key(share), "level", "spent", "held")
         if not isinstance(reply, list):
             raise TypeError(f"HMGET answered {reply!r}")
         level, spent, held = (float(value or 0) / UNIT for value in reply)
-        return (level if share.limit is None else share.limit) - spent - held
+        limit = share.limit_at(now)
+        return (level if limit is None else limit) - spent - held
 
     async def read_remaining(self, share: PoolShare, now: float) -> float:
         """The amount of a pool that is neither spent nor held at `now`; writes nothing."""
@@ -218,7 +253,7 @@ class Claims:
             return (await count_codes(self._pipeline, share.name, now)).free
         name = pool_key(share)
         expired = self._pipeline.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
-        left, ended = await asyncio.gather(self.read_left(share), expired)
+        left, ended = await asyncio.gather(self.read_left(share, now), expired)
         if not isinstance(ended, list) or not ended:
             return left
         held = await self._pipeline.send("HMGET", name, *(f"h:{_text(claim)}" for claim in ended))
@@ -258,16 +293,20 @@ class Claims:
         key: ProfileKey = "",
         *,
         absorbed: Sequence[ProfileKey] = (),
+        order: str = "",
     ) -> "asyncio.Future[RedisReply]":
         """One transition of a claim in a pool, for the customer at `key`."""
         if share.pool != "coupon":
-            return self._pool(action, share, id_, now)
+            return self._pool(action, share, id_, now, order if share.refunds else "")
         arguments = (action, repr(now), id_, key, repr(share.hold + DAY), *absorbed)
         return change_coupon(self._pipeline, share.name, arguments)
 
-    def _pool(self, action: PoolAction, share: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":
-        name = pool_key(share)
-        limit = "" if share.limit is None else round(share.limit * UNIT)
+    def _pool(
+        self, action: PoolAction, share: PoolShare, id_: str, now: float, order: str = ""
+    ) -> "asyncio.Future[RedisReply]":
+        name, limit_now = pool_key(share), share.limit_at(now)
+        # Rounded down where it grows: a pace is never exceeded, not even by a ten-thousandth.
+        limit = "" if limit_now is None else math.floor(limit_now * UNIT + 1e-6)
         arguments = (
             action,
             repr(now),
@@ -277,6 +316,8 @@ class Claims:
             round(share.least * UNIT) if action == "reserve" else 0,
             limit,
             repr(share.hold),
+            repr(max(DAY, share.refunds)),
+            order,
         )
         return self._pipeline.call(_POOL, (name, f"{name}:holds"), arguments)
 
@@ -306,6 +347,11 @@ def stock_share(sku: str, place: str | None = None) -> PoolShare:
     return PoolShare(pool="stock", name=sku) if place is None else PoolShare(pool="shelf", name=shelf_name(place, sku))
 
 
+def order_digest(order: str) -> str:
+    """The name under which a budget remembers an order; empty for none."""
+    return blake2b(order.encode(), digest_size=12).hexdigest() if order else ""
+
+
 def denial_reason(pool: PoolKind) -> DenialReason:
     """The reason of a claim that a pool of this kind refused."""
     return "stock" if pool == "shelf" else pool
@@ -317,4 +363,4 @@ def _text(value: bytes | int | None) -> str:
 
 def pool_key(share: PoolShare) -> str:
     """The Redis key of a stock or budget."""
-    return keyspace.pool(share.pool, share.name)
+    return keyspace.pool(share.pool, share.counter)

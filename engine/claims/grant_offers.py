@@ -24,6 +24,7 @@ from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.limits.stock import PlaceSpec
+from engine.claims.budgets import decided_at
 from engine.claims.claims import Claim, Claims, Denial, PoolKind, PoolShare, denial_reason
 from engine.claims.pending_exposures import LIFE, PendingDecision
 from engine.claims.requirements import ShowingContext, claim_id, pool_shares, required_claim
@@ -70,9 +71,9 @@ class OfferGrants:
         low = list(self.low.items())
         left = await asyncio.gather(*(self._claims.read_remaining(share, now) for _, share in low))
         for (pool, share), amount in zip(low, left, strict=True):
-            if amount >= max(share.amount, share.least):
+            if share.ends <= now or amount >= max(share.amount, share.least):
                 self.low.pop(pool, None)
-        return {pool: amount for (pool, _), amount in zip(low, left, strict=True)}
+        return {pool: amount for (pool, share), amount in zip(low, left, strict=True) if now < share.ends}
 
     async def show_coupons(self, decision: Decision, now: float) -> dict[str, str]:
         """The coupon codes that a decision's claims have, by offer, for its answer."""
@@ -333,15 +334,18 @@ def _pools_of(decision: Decision, names: Collection[str]) -> dict[str, list[tupl
     for name, choice in decision.items():
         if name in names:
             place = None if choice.place is None else choice.place.place.key
-            shares = pool_shares(choice.offer, place, decision.channel)
-            pools: list[tuple[PoolKind, str]] = [(one.pool, one.name) for one in shares if one.pool != "coupon"]
+            at = decided_at(decision.answer.decision_id, 0.0)
+            shares = pool_shares(choice.offer, place, decision.channel, at=at)
+            pools: list[tuple[PoolKind, str]] = [(one.pool, one.counter) for one in shares if one.pool != "coupon"]
             if pools:
                 found[choice.offer.key] = pools
     return found
 
 
 def pending_life(decision: Decision) -> float:
-    """The seconds for which a pending decision is stored: a day past the longest hold that its offers reserve."""
+    """The seconds for which a pending decision is stored: a day past the longest hold or refund of its offers."""
     limits = [choice.offer.limits for _, choice in decision.items()]
     holds = [seconds(one.hold) for each in limits for one in (each.stock, each.budget, each.coupons) if one]
+    budgets = [each.budget for each in limits if each.budget is not None]
+    holds += [seconds(one.hold) + seconds(one.refunds) for one in budgets if one.refunds is not None]
     return max(holds, default=0.0) + LIFE

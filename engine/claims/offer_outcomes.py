@@ -5,6 +5,7 @@
 | redemption          | rejected or counted            | claimed → confirmed           |
 | others of `CONFIRMS` | counted                       | claimed → confirmed           |
 | `RELEASES`          | counted                        | claimed → released            |
+| `REFUNDS`           | counted                        | see `budget_refunds.py`       |
 | others              | counted                        | claimed, until it expires     |
 
 Invariants: a redemption is admitted before its batch is stored and applied after, so a rejected one changes no profile.
@@ -20,8 +21,10 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
+from engine.claims.budget_refunds import refund_budgets
+from engine.claims.budgets import decided_at
 from engine.claims.claims import Claim, Claims
-from engine.claims.pending_exposures import LIFE, PendingDecision, PendingOffer, fetch_pending
+from engine.claims.pending_exposures import LIFE, concerned_offers, fetch_pending
 from engine.claims.requirements import (
     ShowingContext,
     cap_check,
@@ -39,7 +42,7 @@ from engine.decision.moments import customer_zone
 from engine.errors import UnreadableValueError
 from engine.orders import order_id
 from engine.traits.attributes import derive_attributes
-from engine.vocabulary import CONFIRMS, PURCHASES, REDEMPTION, RELEASES, split_item
+from engine.vocabulary import CONFIRMS, PURCHASES, REDEMPTION, REFUNDS, RELEASES
 
 TOGETHER = 32
 """Events whose offers are looked up in one round trip: more at once would keep decisions waiting."""
@@ -100,6 +103,8 @@ async def apply_outcomes(
 
 async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, now: float) -> None:
     name = event.event or ""
+    if name in REFUNDS:
+        await refund_budgets(store.pipeline, claims, plan, event, now)
     offers = await _offers(store, plan, event)
     if not offers:
         return
@@ -108,11 +113,14 @@ async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, 
     places, channel = await _reserved(store, event) if any(_depends(offer) for offer in offers) else ({}, "")
     for offer in offers:
         await claims.count(key, _event_claim(plan, offer, event, zone), event_time(event, now))
-        shares = pool_shares(offer, places.get(offer.key, _named_place(plan, event)), channel)
-        if shares and event.decision_id:
+        if not event.decision_id or name not in CONFIRMS | RELEASES:
+            continue
+        at = decided_at(event.decision_id, now)
+        shares = pool_shares(offer, places.get(offer.key, _named_place(plan, event)), channel, at=at)
+        if shares:
             claim = Claim(id=claim_id(event.decision_id, offer.key), shares=shares)
             if name in CONFIRMS:
-                await claims.confirm(claim, now)
+                await claims.confirm(claim, now, order_id(event.properties))
             elif name in RELEASES:
                 await claims.release(key, claim, now)
 
@@ -194,7 +202,7 @@ async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Rede
         if moment.counter is not None and _counts_redemptions(moment.counter)
     }
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id and once else None
-    shown = _concerned(pending, event) if pending else ()
+    shown = concerned_offers(pending, event.properties) if pending else ()
     moment_of = {offer: (once[moment], began) for offer, moment, began in shown if moment in once}
     found = []
     for offer in await _offers(store, plan, event):
@@ -217,7 +225,7 @@ async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     if isinstance(named, str):
         return [plan.offers[named]] if named in plan.offers else []
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
-    keys = [offer for offer, _, _ in _concerned(pending, event)] if pending else []
+    keys = [offer for offer, _, _ in concerned_offers(pending, event.properties)] if pending else []
     return [plan.offers[key] for key in dict.fromkeys(keys) if key in plan.offers]
 
 
@@ -236,20 +244,6 @@ def _named_place(plan: Plan, event: Event) -> str | None:
     """The place in an event's property `place`, for a decision that is not stored any more."""
     named = event.properties.get("place")
     return named if isinstance(named, str) and plan.places is not None and named in plan.places.by_key else None
-
-
-def _concerned(pending: PendingDecision, event: Event) -> list[PendingOffer]:
-    """The offers of a decision that an event is about: of a named placement, and of a list only a named item.
-
-    An item is named by its offer, or by its place as in `home_row[2]`; the learner requires the same.
-    """
-    offer, placement = event.properties.get("offer"), event.properties.get("placement")
-    if isinstance(offer, str):
-        named = {name: shown for name, shown in pending.offers.items() if shown[0] == offer}
-        return [named[placement]] if isinstance(placement, str) and placement in named else [*named.values()]
-    if isinstance(placement, str):
-        return [pending.offers[placement]] if placement in pending.offers else []
-    return [shown for name, shown in pending.offers.items() if not split_item(name)[1]]
 
 
 def _is_redemption(item: Event | EventStatus) -> bool:

@@ -86,5 +86,5 @@ def expected_worth(selection: Selection, policy: Policy, offer: str, context: Ma
 
 def _paced_shares(offer: Offer) -> list[PoolShare]:
     stock, budget = offer.limits.stock, offer.limits.budget
-    is_paced = {"stock": stock is not None and stock.pace, "budget": budget is not None and budget.pace}
-    return [share for share in pool_shares(offer) if is_paced[share.pool]]
+    is_paced = {"stock": stock is not None and stock.pace, "budget": budget is not None and budget.pace is True}
+    return [share for share in pool_shares(offer, at=offer.start) if is_paced[share.pool]]

@@ -11,7 +11,7 @@ Format in Redis: a string, the msgpack array of `PendingDecision`'s fields in th
 """
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import msgspec
 
@@ -24,6 +24,7 @@ from engine.customers.redis.pipeline import RedisPipeline, StoredValues
 from engine.customers.redis.stored_entry import TOMBSTONE
 from engine.errors import UnreadableValueError
 from engine.hashing import identifier_digest
+from engine.vocabulary import split_item
 
 LIFE = 86_400
 PendingOffer = tuple[str, str | None, float]
@@ -111,6 +112,20 @@ async def delete_pending_of(
             elif identifier_digest(pending.customer) not in digests and identifier_digest(pending.unit) not in digests:
                 continue
             await pipeline.send("DEL", name)  # after the release: a sweep that dies before finds the claims again
+
+
+def concerned_offers(pending: PendingDecision, properties: Mapping[str, object]) -> list[PendingOffer]:
+    """The offers of a decision that an event is about: of a named placement, and of a list only a named item.
+
+    An item is named by its offer, or by its place as in `home_row[2]`; the learner requires the same.
+    """
+    offer, placement = properties.get("offer"), properties.get("placement")
+    if isinstance(offer, str):
+        named = {name: shown for name, shown in pending.offers.items() if shown[0] == offer}
+        return [named[placement]] if isinstance(placement, str) and placement in named else [*named.values()]
+    if isinstance(placement, str):
+        return [pending.offers[placement]] if placement in pending.offers else []
+    return [shown for name, shown in pending.offers.items() if not split_item(name)[1]]
 
 
 async def release_if_erased(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision, now: float) -> None:

@@ -12,6 +12,7 @@ from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.places import shelf_name
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
+from engine.claims.budgets import budget_share, decided_at
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
 from engine.customer import Counts
 from engine.decision.moments import once_window_start
@@ -51,7 +52,7 @@ def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, show
             if moment.key == choice.moment:
                 caps += moment_checks(moment, showing, choice.moment_start)
     place = None if choice.place is None else choice.place.place.key
-    shares = pool_shares(choice.offer, place, showing.channel)
+    shares = pool_shares(choice.offer, place, showing.channel, at=decided_at(decision_id, showing.now))
     if not (caps or counters or shares):
         return None
     return Claim(
@@ -86,11 +87,11 @@ def zone_to_mark(plan: Plan, counters: Iterable[str], zone: str) -> str:
     return "" if plan.zoned.isdisjoint(counters) else zone
 
 
-def pool_shares(offer: Offer, place: str | None = None, channel: str = "") -> list[PoolShare]:
+def pool_shares(offer: Offer, place: str | None = None, channel: str = "", *, at: float) -> list[PoolShare]:
     """The shares of stock and budget that one showing of an offer claims.
 
     Of an item that places hand over, `place` has the share of stock; there is none without a place. A budget's share is
-    the cost on the channel.
+    the cost on the channel, in the period in which the showing was decided, `at` (s since 1970).
     """
     stock, budget = offer.limits.stock, offer.limits.budget
     shares = []
@@ -105,27 +106,17 @@ def pool_shares(offer: Offer, place: str | None = None, channel: str = "") -> li
             )
         )
     if budget is not None:
-        hold = seconds(budget.hold)
-        shares.append(
-            PoolShare(
-                pool="budget",
-                name=offer.key,
-                amount=budget.cost_on(channel),
-                least=budget.cost_on(channel),
-                limit=budget.amount,
-                hold=hold,
-            )
-        )
+        shares.append(budget_share(offer, budget, channel, at))
     if offer.limits.coupons is not None:
         shares.append(PoolShare(pool="coupon", name=offer.key, hold=seconds(offer.limits.coupons.hold)))
     return shares
 
 
-def every_share(plan: Plan, offer: Offer) -> list[PoolShare]:
-    """The shares that a showing of an offer may claim: of an item that places hand over, one at each of them."""
+def every_share(plan: Plan, offer: Offer, at: float) -> list[PoolShare]:
+    """The shares that a showing of an offer decided `at` may claim: of an item of places, one at each of them."""
     rule, places = offer.limits.hand_over, plan.places
     if rule is None or places is None:
-        return pool_shares(offer)
+        return pool_shares(offer, at=at)
     able = [key for key, place in places.by_key.items() if rule.may_hand_over(place)]
-    shares = {(share.pool, share.name): share for key in able for share in pool_shares(offer, key)}
-    return [*shares.values()] or pool_shares(offer)
+    shares = {(share.pool, share.name): share for key in able for share in pool_shares(offer, key, at=at)}
+    return [*shares.values()] or pool_shares(offer, at=at)

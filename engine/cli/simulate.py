@@ -169,7 +169,7 @@ def _stock_levels(given: list[str], plan: "Plan") -> dict[str, float]:
     """The levels of `--stock SKU=LEVEL` by SKU, or by `PLACE/SKU`."""
     from engine.claims.requirements import every_share
 
-    shares = [share for offer in plan.offers.values() for share in every_share(plan, offer)]
+    shares = [share for offer in plan.offers.values() for share in every_share(plan, offer, 0.0)]
     known = {share.name for share in shares if share.pool != "budget"}
     levels = {}
     for text in given:

@@ -173,7 +173,7 @@ def _check_shelves(settings: Settings) -> Iterator[Diagnosis]:
     shelves = {
         share.name: share
         for offer in plan.offers.values()
-        for share in every_share(plan, offer)
+        for share in every_share(plan, offer, time.time())
         if share.pool == "shelf"
     }
     if not shelves:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from engine.catalog.plan.plan import Plan
+from engine.claims.budgets import budget_share
 from engine.claims.claims import Claim, PoolShare
 from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
 from engine.claims.requirements import ShowingContext, every_share, required_claim
@@ -228,11 +229,12 @@ class _Ledger:
     """The counters of customers and the pools' amounts held and spent, as Redis would have them."""
 
     def __init__(self, plan: Plan, stock: Mapping[str, float]) -> None:
-        shares = {share.name: share for offer in plan.offers.values() for share in every_share(plan, offer)}
+        shares = {share.name: share for offer in plan.offers.values() for share in every_share(plan, offer, 0.0)}
         self._whole = {f"{shares[name].pool if name in shares else 'stock'}:{name}": stock[name] for name in stock}
-        for offer in plan.offers.values():
-            if offer.limits.budget is not None:
-                self._whole[f"budget:{offer.key}"] = offer.limits.budget.amount
+        self._whole_of = dict(self._whole)
+        self._budgets = {
+            f"budget:{offer.key}": (offer, offer.limits.budget) for offer in plan.offers.values() if offer.limits.budget
+        }
         self._counts: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._held: defaultdict[str, float] = defaultdict(float)
@@ -243,7 +245,11 @@ class _Ledger:
         while self._holds and self._holds[0][0] <= now:
             _, pool, amount = heapq.heappop(self._holds)
             self._held[pool] -= amount
-        return Availability(self._counts[customer], {pool: self._left(pool) for pool in self._whole})
+        left = {pool: self._left(pool, self._whole[pool]) for pool in self._whole}
+        for pool, (offer, budget) in self._budgets.items():
+            share = budget_share(offer, budget, "", now)
+            left[pool] = self._left(f"budget:{share.counter}", share.limit_at(now) or 0.0)
+        return Availability(self._counts[customer], left)
 
     def show(self, customer: str, claim: Claim | None, counters: Iterable[str], now: float, *, redeems: bool) -> None:
         counts = self._counts[customer]
@@ -262,7 +268,7 @@ class _Ledger:
             PoolUse(
                 pool="budget" if pool.startswith("budget:") else "stock",
                 name=pool.partition(":")[2],
-                limit=self._whole.get(pool),
+                limit=self._whole_of.get(pool),
                 spent=self._spent[pool],
                 held=self._held[pool],
                 ran_out=self._ran_out.get(pool),
@@ -270,17 +276,20 @@ class _Ledger:
             for pool in found
         ]
 
-    def _left(self, pool: str) -> float:
-        return round(self._whole[pool] - self._spent.get(pool, 0.0) - self._held.get(pool, 0.0), 4)
+    def _left(self, pool: str, whole: float) -> float:
+        return round(whole - self._spent.get(pool, 0.0) - self._held.get(pool, 0.0), 4)
 
     def _claim(self, share: PoolShare, now: float, *, confirmed: bool) -> None:
-        pool = f"{share.pool}:{share.name}"
+        pool = f"{share.pool}:{share.counter}"
+        if share.limit is not None:
+            self._whole_of[pool] = share.limit
         if confirmed:
             self._spent[pool] += share.amount
         else:
             self._held[pool] += share.amount
             heapq.heappush(self._holds, (now + share.hold, pool, share.amount))
-        if pool in self._whole and self._left(pool) < max(share.amount, share.least):
+        whole = self._whole_of.get(pool)
+        if whole is not None and self._left(pool, whole) < max(share.amount, share.least):
             self._ran_out.setdefault(pool, now)
 
 

@@ -204,7 +204,7 @@ class Supervision:
         """The rest of each stock and budget of the offers, and its whole."""
         found: dict[tuple[NoticeKind, str], tuple[float, float]] = {}
         for offer in plan.offers.values():
-            for share in every_share(plan, offer):
+            for share in every_share(plan, offer, now):
                 if share.pool == "coupon":
                     continue  # its codes are counted by the metrics of the servers
                 left = units_left(self._client, share, now)

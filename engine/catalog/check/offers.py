@@ -48,6 +48,7 @@ COMPLAINT_OPEN = "complaint_open"
 """The attribute of a customer that `suppress` may name beside segments."""
 CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * DAY
+LONGEST_REFUND = 90 * DAY
 """The counts of a customer are stored for so many seconds; no rule can look back further."""
 
 
@@ -93,11 +94,30 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
             yield path, f"the offer has no rendering for {channel!r}; add one, or remove its cost"
         elif offer.budget and cost > offer.budget.amount:
             yield path, f"{cost:g} is more than the whole amount, so it is never shown there; lower it"
-    for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
-        if limit and limit.pace and offer.end is None:
-            yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"
+    yield from _check_pace(offer)
     malformed = list(check_renderings("renderings", offer.renderings))
     yield from malformed or _check_terms(offer)
+
+
+def _check_pace(offer: OfferSpec) -> Iterator[FieldProblem]:
+    """Yield paces without a time over which to spread the amount, and refunds longer than claims are remembered."""
+    budget = offer.budget
+    is_by_period = budget is not None and budget.per is not None
+    if offer.stock and offer.stock.pace and offer.end is None:
+        yield "stock.pace", "needs a time over which to spread it; give the offer an end"
+    if budget and budget.pace is True and is_by_period:
+        yield "budget.pace", "true lasts until the offer's end, and the budget is by period; write even, or remove per"
+    elif budget and budget.pace and not is_by_period:
+        missing = ["end"] if offer.end is None else []
+        if budget.pace == "even" and offer.start is None:
+            missing.append("start")
+        if missing:
+            yield "budget.pace", f"needs a time over which to spread it; give the offer an {' and a '.join(missing)}"
+    if budget and budget.refunds is not None and seconds(budget.refunds) > LONGEST_REFUND:
+        yield (
+            "budget.refunds",
+            f"{budget.refunds!r} is longer than redemptions are remembered; give 90d or less",
+        )
 
 
 def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProblem]:

@@ -22,7 +22,7 @@ OFFER: Mapping[str, str] = {
     "stock": "reservations stay; the next showing uses the new stock",
     "exclusive": "each answer combines offers by the new groups",
     "coupons": "codes that customers have stay theirs",
-    "budget": "what was spent or is reserved counts against the new amount",
+    "budget": "what was spent or is reserved counts against the new amount; new periods begin with nothing spent",
 }
 ZONE = "days, quiet hours and birthdays of customers without a time zone of their own begin at another time"
 REMOVED = "requests that name it are rejected; change the storefronts first"

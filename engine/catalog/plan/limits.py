@@ -13,7 +13,7 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.offer import ChannelSpec, OfferSpec
-from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES, names_of_same_event
+from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, REFUNDS, RELEASES, names_of_same_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Limits:
     coupons: CouponsSpec | None = None
     hand_over: HandOverRule | None = None
     """Which places hand its item over; None where its stock has no place."""
+    zone: str = "UTC"
+    """The shop's time zone, by which the periods of its budget begin."""
 
     @property
     def all_caps(self) -> frozenset[Cap]:
@@ -174,6 +176,7 @@ def compile_limits(
         budget=offer.budget,
         coupons=offer.coupons,
         hand_over=hand_over_rule(offer.stock) if offer.stock else None,
+        zone=specs.channels.zone,
     )
 
 
@@ -193,6 +196,8 @@ def _feedback_events(
         events = (events - {ANSWERED}) | ANSWERS
     if offer.stock or offer.budget or offer.coupons:
         events |= CONFIRMS | RELEASES
+    if offer.budget and offer.budget.refunds:
+        events |= REFUNDS
     return frozenset(events)
 
 

@@ -78,8 +78,8 @@ async def placement_offers(visit: PageVisit) -> Page:
 
 async def read_left(visit: PageVisit, found: Sequence[Offer]) -> Left:
     """The rest of the stock and budget of each offer."""
-    shares = {f"{share.pool}:{share.name}": share for offer in found for share in every_share(visit.desk.plan, offer)}
-    now, claims = time.time(), visit.desk.worker.claims
+    now, claims, plan = time.time(), visit.desk.worker.claims, visit.desk.plan
+    shares = {f"{share.pool}:{share.name}": share for offer in found for share in every_share(plan, offer, now)}
     try:
         values = await asyncio.gather(*(claims.read_remaining(share, now) for share in shares.values()))
     except StoreUnavailable:

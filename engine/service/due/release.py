@@ -8,6 +8,7 @@ claim is released by its id, so a second release changes nothing.
 import asyncio
 
 from engine.catalog.plan.plan import Plan
+from engine.claims.budgets import decided_at
 from engine.claims.claims import Claim
 from engine.claims.requirements import claim_id, every_share
 from engine.due.customers import FoundCustomer, ReadCustomer
@@ -50,5 +51,5 @@ def _claim_of(plan: Plan, send: Send, decision_id: str, offer: str) -> Claim:
     return Claim(
         id=claim_id(decision_id, offer),
         counters=list(limits.exposed.get(send.channel, ())),
-        shares=every_share(plan, plan.offers[offer]),
+        shares=every_share(plan, plan.offers[offer], decided_at(decision_id, send.at)),
     )

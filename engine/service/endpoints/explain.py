@@ -103,7 +103,7 @@ async def _read_pools(
             *(offer for moment in plan.moments.get((request.channel, placement), ()) for offer in moment.offers),
         )
     ]
-    shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer)}
+    shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer, now)}
     left = await asyncio.gather(*(worker.event_claims.read_remaining(share, now) for share in shares.values()))
     pools = dict(zip(shares, left, strict=True))
     absorbed = absorbed_keys(customer.profile, worker.event_store.hash_key)

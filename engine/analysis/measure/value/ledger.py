@@ -16,7 +16,8 @@ ten-thousandths, as those of the live counters, and are added as integers. The s
 which events there are and not on their order, and an event counts once however often it is sent. Of a refund of a part
 the whole promise counts as refunded.
 
-The live counter of a budget has `spent` = redeemed + refunded, and `held` = open: a refund gives no budget back.
+The live counter of a budget has `spent` = redeemed + refunded, and `held` = open. A refund gives budget back only
+where the budget has `refunds`, and comes within that time.
 """
 
 from __future__ import annotations

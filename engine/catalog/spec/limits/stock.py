@@ -10,6 +10,7 @@ Latitude = Annotated[float, Meta(ge=-90, le=90, extra={"remedy": "give degrees, 
 Longitude = Annotated[float, Meta(ge=-180, le=180, extra={"remedy": "give degrees, east of Greenwich above 0"})]
 Kilometres = Annotated[float, Meta(ge=0, le=20_100, extra={"remedy": "give kilometres, such as 25"})]
 HandOver = Literal["pick_up", "ship"]
+BudgetPer = Literal["day", "week", "month"]
 
 
 class StockSpec(Spec, frozen=True, kw_only=True):
@@ -38,14 +39,24 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
 
     `costs` are those of channels where it costs another amount, such as a letter's postage on top.
 
-    With `pace` the budget is spread over the time until the offer's `end`, as a stock is.
+    With `per` each day, week from Monday or month has the amount, in the shop's time zone. What is left of one is not
+    added to the next. A showing counts in the period in which it was decided.
+
+    With `pace: true` the budget is spread over the time until the offer's `end`, as a stock is. With `pace: even` its
+    spent and reserved share never exceeds the share of the period that is over. Without `per` the period is the time
+    from the offer's `start` to its `end`.
+
+    A refund within `refunds` after the redemption gives the amount back to the period that it was taken from. Without
+    `refunds` it gives nothing back.
     """
 
     amount: Positive
+    per: BudgetPer | None = None
     cost: Positive = 1.0
     costs: dict[Key, Positive] = {}
     hold: Span = "1d"
-    pace: bool = False
+    pace: bool | Literal["even"] = False
+    refunds: Span | None = None
 
     def cost_on(self, channel: str) -> float:
         """The amount that one showing on a channel reserves."""
