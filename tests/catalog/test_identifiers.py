@@ -84,6 +84,13 @@ def test_an_unusual_identifier_names_somebody(kind: IdKind, value: str) -> None:
     assert not is_placeholder(value, kind)
 
 
+@pytest.mark.parametrize(
+    "value", ["0e5", "-1", "-1.0", "object 7", "[object Type1]", "{{id1}}", "${id2}", "<%= id3 %>"]
+)
+def test_a_placeholder_with_a_digit_above_zero_names_nobody(value: str) -> None:
+    assert is_placeholder(value)
+
+
 def test_a_shop_adds_its_own() -> None:
     own = compile_placeholders([" Guest ", "+49 30 000 111", "TEST-1"])
     assert is_placeholder("GUEST", "user_id", own)

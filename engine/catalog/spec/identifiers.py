@@ -32,6 +32,9 @@ _PLACEHOLDER = (
 )
 # Marks and zeros alone: ``, `-`, `+`, `0`, `000000`, the zero UUID.
 _NOBODY = re.compile(rf"(?:{_MARK}|0)*|{_PLACEHOLDER}", re.IGNORECASE)
+# Most identifiers match this pattern, so no other is tried: they begin with a letter or a digit from 1 to 9, and have
+# such a digit and no space. A placeholder with such a digit begins with a mark or zero, or has a space (`object 7`).
+_USUAL = re.compile(r"(?![0_.:@-])[0A-Za-z_.:@-]*[1-9][\w.:@-]*", re.ASCII)
 _SMALL = re.compile(r"\\u[0-9a-f]{4}|\\.|\[(?:\\u[0-9a-f]{4}|\\.|[^]\\])*\]|[a-z]")
 """A small letter of a pattern, or a class or an escape, whose letters are none."""
 _NO_MAILBOX = re.compile(r"[\W_0]*|undefined|null", re.IGNORECASE)  # Nan and Nil are also names of people
@@ -89,9 +92,12 @@ def is_placeholder(value: str, kind: IdKind | None = None, placeholders: Placeho
     >>> is_placeholder("+49", "phone"), is_placeholder("+49 30 1234567", "phone")
     (True, False)
     """
-    if not value.isascii() or "%" in value or "&" in value:
-        value = _plain(value)
-    if _NOBODY.fullmatch(value) or (placeholders and value.strip().casefold() in placeholders):
+    if not _USUAL.fullmatch(value):
+        if not value.isascii() or "%" in value or "&" in value:
+            value = _plain(value)
+        if _NOBODY.fullmatch(value):
+            return True
+    if placeholders and value.strip().casefold() in placeholders:
         return True
     if kind == "phone":
         digits = normalize_identifier("phone", value)
@@ -116,10 +122,19 @@ def _plain(value: str) -> str:
 def present_ids(ids: CustomerIds, placeholders: Placeholders = ()) -> CustomerIds:
     """Returns the identifiers without placeholders."""
     absent: dict[str, None] = {}
-    for kind in KINDS:
-        value = getattr(ids, kind)
-        if value is not None and is_placeholder(value, kind, placeholders):
-            absent[kind] = None
+    # Each field is named, as in `keyed_ids`: a loop over the kinds took twice as long, in every decision.
+    if ids.user_id is not None and is_placeholder(ids.user_id, "user_id", placeholders):
+        absent["user_id"] = None
+    if ids.loyalty_card is not None and is_placeholder(ids.loyalty_card, "loyalty_card", placeholders):
+        absent["loyalty_card"] = None
+    if ids.email is not None and is_placeholder(ids.email, "email", placeholders):
+        absent["email"] = None
+    if ids.phone is not None and is_placeholder(ids.phone, "phone", placeholders):
+        absent["phone"] = None
+    if ids.anonymous_id is not None and is_placeholder(ids.anonymous_id, "anonymous_id", placeholders):
+        absent["anonymous_id"] = None
+    if ids.device_id is not None and is_placeholder(ids.device_id, "device_id", placeholders):
+        absent["device_id"] = None
     return replace(ids, **absent) if absent else ids
 
 
