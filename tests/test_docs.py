@@ -195,6 +195,7 @@ def test_compose_runs_verbs_on_what_the_image_has() -> None:
         "learner": ["learn"],
         "collector": ["collect"],
         "dashboard": ["dashboard", "--port", "8080"],
+        "supervisor": ["supervise"],
     }
     recipe = (ROOT / "Dockerfile").read_text()
     image = dict(re.findall(r"(COUNTERPOINT_\w+)=(\S+)", recipe))
