@@ -100,6 +100,11 @@ def pool_holds(kind: str, name: str) -> str:
     return f"{pool(kind, name)}:holds"
 
 
+def order(digest: str) -> str:
+    """The offers that an order redeemed, by the digest of its id."""
+    return f"cp:{{order:{digest}}}"
+
+
 def coupons(offer: str) -> tuple[str, str, str]:
     """The coupon codes of an offer: their states, the claims on them, and those that are free; in one hash slot."""
     codes = f"cp:{{coupon:{offer}}}"
@@ -203,6 +208,7 @@ KEYSPACE: Final = (
     ),
     KeyPattern(pool("shelf", "PLACE/SKU"), "hash: as of a stock, of what one place has of a SKU", "400 days", "claims"),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
+    KeyPattern(order("DIGEST"), "hash: offer to the message and the rules that it counts under", "90 days", "claims"),
     KeyPattern(COUPON_OFFERS, "set: offers that coupon codes were imported for", "never", "claims"),
     KeyPattern(coupons("OFFER")[0], "hash: state of each coupon code, and the codes of claims", "never", "claims"),
     KeyPattern(coupons("OFFER")[1], "sorted set: claims on coupon codes by when they are forgotten", "never", "claims"),

@@ -20,6 +20,7 @@ MADE = {
     keyspace.pool("budget", "OFFER"),
     keyspace.pool("shelf", "PLACE/SKU"),
     keyspace.pool_holds("stock", "SKU"),
+    keyspace.order("DIGEST"),
     *keyspace.coupons("OFFER"),
     keyspace.roster(0),
     keyspace.roster_looks(0),

@@ -105,7 +105,7 @@ async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, 
     name = event.event or ""
     if name in REFUNDS:
         await refund_budgets(store.pipeline, claims, plan, event, now)
-    offers = await _offers(store, plan, event)
+    offers = await offers_of_event(store, plan, event)
     if not offers:
         return
     customer = await store.fetch(customer_ids(event), now)
@@ -205,7 +205,7 @@ async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Rede
     shown = concerned_offers(pending, event.properties) if pending else ()
     moment_of = {offer: (once[moment], began) for offer, moment, began in shown if moment in once}
     found = []
-    for offer in await _offers(store, plan, event):
+    for offer in await offers_of_event(store, plan, event):
         limits = [cap for cap in offer.limits.all_caps if _counts_redemptions(cap.counter)]
         moments = [moment_of[offer.key]] if offer.key in moment_of else []
         # Without a decision, an offer that no policy shows can only have come from a moment: each of them applies.
@@ -219,7 +219,7 @@ async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Rede
     return found
 
 
-async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
+async def offers_of_event(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     """The offers of an event: the one in its property `offer`, or those of its pending decision that it concerns."""
     named = event.properties.get("offer")
     if isinstance(named, str):

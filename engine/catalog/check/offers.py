@@ -59,7 +59,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
         yield from (Problem(file, *found) for found in _check_offer(offer))
         if offer.stock is not None:
             yield from (Problem(file, *found) for found in _check_stock("stock", offer.stock, known))
-    for found in (*_check_channels(specs), *_check_silence(specs, known)):
+    for found in (*_check_channels(specs), *_check_silence(specs, known), *_check_stacking(specs, known)):
         yield Problem(f"{specs.folder}/channels.yaml", *found)
     yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _check_moments(specs, known))
     for selection in specs.selections.values():
@@ -337,6 +337,18 @@ def _check_silence(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
     for at, name in enumerate(silence.spared):
         if known.has_all_offers:
             yield from check_defined(f"suppress.except[{at}]", name, sorted(named), "offers/, as a key or a tag")
+
+
+def _check_stacking(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the names in the rules of `stacking` that name no offer and no tag."""
+    for at, rule in enumerate(specs.channels.stacking if known.has_all_offers else ()):
+        if isinstance(rule.offers, TaggedOffers):
+            tags = sorted({tag for offer in specs.every_offer() for tag in offer.tags})
+            yield from check_defined(f"stacking[{at}].offers.tagged", rule.offers.tagged, tags, "the tags of offers/")
+        elif isinstance(rule.offers, list):
+            keys = sorted(specs.offers)
+            for place, name in enumerate(rule.offers):
+                yield from check_defined(f"stacking[{at}].offers[{place}]", name, keys, "offers/")
 
 
 def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:

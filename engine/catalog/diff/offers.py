@@ -184,6 +184,10 @@ def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
     if old.channels.suppress != new.channels.suppress:
         before, after = _to_plain(old.channels.suppress), _to_plain(new.channels.suppress)
         yield Change(key="channels", path="suppress", verdict="safe", reason=PER_REQUEST, old=before, new=after)
+    if old.channels.stacking != new.channels.stacking:
+        rules = _to_plain(old.channels.stacking), _to_plain(new.channels.stacking)
+        reason = "orders of which nothing was redeemed yet follow the new rules"
+        yield Change(key="channels", path="stacking", verdict="safe", reason=reason, old=rules[0], new=rules[1])
     channels = [{channel.key: channel for channel in specs.channels.channels} for specs in (old, new)]
     yield from _compare_entries("channels", channels[0], channels[1], CHANNEL_REASONS)
     places = [{place.key: place for place in specs.channels.placements} for specs in (old, new)]

@@ -80,7 +80,7 @@ def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
     selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
     experiments = _compile_experiments(specs, offers)
     placements = {placement.key: frozenset(placement.channels) for placement in specs.channels.placements}
-    channels = frozenset(channel.key for channel in specs.channels.channels)
+    channels = frozenset(one.key for one in specs.channels.channels)
     shown = [(channel, placement) for placement, shown_on in placements.items() for channel in shown_on]
     moments = {place: compile_moments(specs, offers, *place) for place in shown}
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
@@ -119,10 +119,11 @@ def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
         zone=specs.channels.zone,
         language=specs.channels.language,
         silenced_when=compile_audience(specs, silencing_condition(specs)),
+        has_stacking=bool(specs.channels.stacking),
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
         read_names=read_names(
-            {*audiences, *(PLACE_NAMES if specs.places else ())}, policies.values(), experiments.values()
+            audiences.union(PLACE_NAMES if specs.places else ()), policies.values(), experiments.values()
         ),
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,

@@ -12,7 +12,7 @@ from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
-from engine.catalog.spec.offer import ChannelSpec, OfferSpec
+from engine.catalog.spec.offer import ChannelSpec, OfferSpec, TaggedOffers
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, REFUNDS, RELEASES, names_of_same_event
 
 
@@ -63,6 +63,8 @@ class Limits:
     """Which places hand its item over; None where its stock has no place."""
     zone: str = "UTC"
     """The shop's time zone, by which the periods of its budget begin."""
+    stacking: tuple[tuple[str, int], ...] = ()
+    """The rules on the offers of one order that it counts under: each with how many it allows."""
 
     @property
     def all_caps(self) -> frozenset[Cap]:
@@ -165,18 +167,31 @@ def compile_limits(
         *(f"tag:{tag}" for tag in offer.tags),
         *(f"moment:{moment.key}" for moment in specs.moments.values() if offer.key in moment.offers),
     )
+    stacking = _stacking_rules(specs, offer)
     shown_on = [channel for channel in specs.channels.channels if channel.key in offer.renderings]
     return Limits(
         caps={channel.key: tuple(_list_caps(offer, channel)) for channel in shown_on},
         exposed={channel.key: _exposure_counters(names, channel.key, watched) for channel in shown_on},
         names=names,
-        feedback_events=_feedback_events(offer, names, by_scope),
+        feedback_events=_feedback_events(offer, names, by_scope) | (CONFIRMS if stacking else frozenset()),
         suppression=_suppression(offer),
         stock=offer.stock,
         budget=offer.budget,
         coupons=offer.coupons,
         hand_over=hand_over_rule(offer.stock) if offer.stock else None,
         zone=specs.channels.zone,
+        stacking=stacking,
+    )
+
+
+def _stacking_rules(specs: Specs, offer: OfferSpec) -> tuple[tuple[str, int], ...]:
+    """The rules of `stacking` that name an offer: by its key, by a tag, or all of the shop."""
+    return tuple(
+        (f"stacking[{at}]", rule.most)
+        for at, rule in enumerate(specs.channels.stacking)
+        if rule.offers == "all"
+        or (isinstance(rule.offers, list) and offer.key in rule.offers)
+        or (isinstance(rule.offers, TaggedOffers) and rule.offers.tagged in offer.tags)
     )
 
 

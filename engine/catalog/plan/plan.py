@@ -331,6 +331,8 @@ class Plan:
     read_names: frozenset[str] = frozenset()
     """The first parts of the names of all traits that a decision may read."""
     holdouts: Mapping[str, Holdout] = field(default_factory=dict)
+    has_stacking: bool = False
+    """Whether some offers may not be redeemed in one order."""
     paused: frozenset[str] = frozenset()
     """Experiments paused by the kill switch, in addition to those paused in their files."""
     kpis: tuple[KpiSpec, ...] = ()

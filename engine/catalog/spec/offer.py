@@ -230,12 +230,20 @@ class SilenceSpec(Spec, frozen=True, kw_only=True, rename={"spared": "except"}):
     spared: list[Key] = []
 
 
+class StackingSpec(Spec, frozen=True, kw_only=True):
+    """Of these offers, all of the shop where it says `all`, one order may redeem at most `most`."""
+
+    offers: "list[Key] | TaggedOffers | Literal['all']"
+    most: Annotated[int, Meta(ge=1, le=1000, extra={"remedy": "give a whole number from 1"})] = 1
+
+
 class ChannelsFile(Spec, frozen=True, kw_only=True):
     """`channels.yaml`: channels and placements.
 
     `zone` is the time zone of customers without the trait `timezone`. `language` is that of customers whose own is not
     known or not spoken by an offer; without one it is the first language of the offer's rendering. `suppress` silences
-    all offers but some while a condition holds.
+    all offers but some while a condition holds. `stacking` are the rules of which offers one order may redeem; each
+    must hold.
     """
 
     channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
@@ -243,6 +251,7 @@ class ChannelsFile(Spec, frozen=True, kw_only=True):
     zone: Text = "UTC"
     language: Text | None = None
     suppress: Annotated[SilenceSpec | None, RESTRICTS] = None
+    stacking: list[StackingSpec] = []
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claims
 from engine.claims.coupon_events import redeem_coupons, return_rejected
 from engine.claims.offer_outcomes import IncomingEvents, admit_redemptions, apply_outcomes
+from engine.claims.stacking import admit_stacked, undo_rejected
 from engine.customers.model.currency import convert_batch
 from engine.customers.model.event_batch import decode_batch
 from engine.customers.model.event_warnings import event_warnings
@@ -60,19 +61,21 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             # Redemptions past a cap are rejected before they are journaled; outcomes are applied after the events are
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             redeemed = await redeem_coupons(store.pipeline, plan, batch, now)
-            admitted = await admit_redemptions(store, claims, plan, redeemed, now)
+            stacked = await admit_stacked(store, plan, redeemed)
+            admitted = await admit_redemptions(store, claims, plan, stacked.items, now)
             changed = _changed_keys(store, admitted) if await worker.roster.follow(plan) else set[ProfileKey]()
             await worker.roster.note(plan, changed, now + SAFETY_SECONDS)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
             await worker.roster.note(plan, changed, now)
             await return_rejected(store.pipeline, redeemed, statuses, now)
+            await undo_rejected(store, plan, stacked.items, statuses)
             await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
             foreign = await foreign_decision_warnings(store, admitted, statuses, now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         worker.metrics.count_events(statuses)
         worker.metrics.count_bounded_traits(store.take_bounded())
-        for warnings in (unread, absent, foreign):
+        for warnings in (unread, absent, stacked.warnings, foreign):
             statuses = with_warnings(statuses, warnings)
         worker.metrics.count_event_warnings(statuses)
         return Reply(_encode(BatchStatuses(statuses)))
