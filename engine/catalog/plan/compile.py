@@ -88,6 +88,7 @@ def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
     chosen = (*selections.values(), *of_variants, *(each.selection for each in campaigns.values()))
     policies = {selection.key: selection for selection in chosen}
     audiences = audience_names(specs) | specs.traits.traits.keys()
+    places = PLACE_NAMES if specs.places else ()
     return Plan(
         version=specs.version,
         channels=channels,
@@ -122,9 +123,7 @@ def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
         has_stacking=bool(specs.channels.stacking),
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
-        read_names=read_names(
-            audiences.union(PLACE_NAMES if specs.places else ()), policies.values(), experiments.values()
-        ),
+        read_names=read_names(audiences.union(places), policies.values(), experiments.values()),
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
         bad_rows={key: items.bad for key, spec in specs.selections.items() if (items := specs.feed_of(spec.offers))},
