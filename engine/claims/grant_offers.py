@@ -32,6 +32,7 @@ from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate, Pools
 from engine.decision.offers import FALLBACK_REASONS, Choice
+from engine.decision.windows import former_zones
 from engine.vocabulary import split_item
 
 ROUNDS = 8
@@ -159,7 +160,7 @@ class OfferGrants:
 
     def required_claims(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
         """The claims that must be granted before a decision is shown, by placement or item."""
-        showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
+        showing = ShowingContext(decision.channel, decision.zone, now, former_zones(decision.zone, decision.counts))
         return {
             name: claim
             for name, choice in decision.items()
@@ -183,7 +184,7 @@ class OfferGrants:
         Of a list whose claims are all or nothing, one denied item denies the others that are exposed with it.
         """
         counts = await self._claims.read_counts(pending.key) if plan.zoned else {}
-        showing = ShowingContext(pending.channel, pending.zone, now, counts)
+        showing = ShowingContext(pending.channel, pending.zone, now, former_zones(pending.zone, counts))
         claims: dict[str, Claim] = {}
         for name in names:
             offer, moment, began = pending.offers.get(name, ("", None, 0.0))

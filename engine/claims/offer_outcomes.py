@@ -39,6 +39,7 @@ from engine.customers.ingest import UNREADABLE
 from engine.customers.model.events import EARLIEST, Event, EventStatus, customer_ids, event_time
 from engine.customers.store import ProfileStore
 from engine.decision.moments import customer_zone
+from engine.decision.windows import former_zones
 from engine.errors import UnreadableValueError
 from engine.orders import order_id
 from engine.traits.attributes import derive_attributes
@@ -147,7 +148,7 @@ async def _admit_readable(
         return item
     customer = await store.fetch(customer_ids(item), now, counts=True)
     zone = _zone_of(customer.profile, plan, now)
-    showing = ShowingContext(item.channel or "", zone, event_time(item, now), customer.counts)
+    showing = ShowingContext(item.channel or "", zone, event_time(item, now), former_zones(zone, customer.counts))
     required: list[Claim] = []
     for offer, limits, moments in redeemed:
         caps = [cap_check(cap, showing) for cap in limits]

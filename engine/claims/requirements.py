@@ -14,20 +14,19 @@ from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
 from engine.claims.budgets import budget_share, decided_at
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
-from engine.customer import Counts
 from engine.decision.moments import once_window_start
 from engine.decision.offers import Choice
-from engine.decision.windows import cap_window_start
+from engine.decision.windows import FormerZones, cap_window_start
 from engine.vocabulary import split_item
 
 
 class ShowingContext(NamedTuple):
-    """The channel, the customer's time zone, the time (s since 1970) of a showing, and the customer's counters."""
+    """The channel, the customer's time zone, the time (s since 1970) of a showing, and the zones before."""
 
     channel: str
     zone: str
     now: float
-    counts: Counts
+    former: FormerZones
 
 
 def claim_id(decision_id: str, offer: str) -> str:
@@ -72,14 +71,14 @@ def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
 
 def cap_check(cap: Limit, showing: ShowingContext) -> CapCheck:
     """A cap with the begin of its window."""
-    return CapCheck(cap.counter, cap.count, cap_window_start(cap, showing.now, showing.zone, showing.counts))
+    return CapCheck(cap.counter, cap.count, cap_window_start(cap, showing.now, showing.zone, showing.former))
 
 
 def moment_checks(moment: Moment, showing: ShowingContext, began: float) -> list[CapCheck]:
     """The check that a moment that began at `began` has not occurred before; none where it may occur often."""
     if not moment.counter:
         return []
-    return [CapCheck(moment.counter, 1, once_window_start(moment, showing.now, showing.zone, showing.counts, began))]
+    return [CapCheck(moment.counter, 1, once_window_start(moment, showing.now, showing.zone, showing.former, began))]
 
 
 def zone_to_mark(plan: Plan, counters: Iterable[str], zone: str) -> str:

@@ -40,7 +40,7 @@ from engine.decision.offers import (
     Snapshot,
 )
 from engine.decision.units import read_store, read_units
-from engine.decision.windows import quiet_until
+from engine.decision.windows import former_zones, quiet_until
 from engine.errors import BadInput
 from engine.vocabulary import CAMPAIGN_CHANNEL, item_name
 
@@ -253,6 +253,7 @@ def _gather_facts(
         now=now,
         zone=zone,
         counts=availability.counts,
+        former=former_zones(zone, availability.counts),
         pools=availability.pools,
         short=availability.short or {},
         reserved=availability.reserved or {},

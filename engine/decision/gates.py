@@ -19,7 +19,7 @@ from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.places import NOWHERE, Vicinity
 from engine.catalog.plan.plan import Offer
 from engine.customer import Counts, Profile, has_consented
-from engine.decision.windows import is_cap_reached, is_suppressed
+from engine.decision.windows import NO_ZONES, FormerZones, is_cap_reached, is_suppressed
 from policies.batches import Floats
 
 Gate = Literal[
@@ -54,9 +54,10 @@ FREE: Prices = {}
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
 
-    `vicinity` are the shop's places around the request. No gate reads `short` and `reserved`, known after a draw.
-    `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by
-    the layouts of the featurizers that read them: placements with the same features share them.
+    `former` are the customer's zones before `zone`. `vicinity` are the shop's places around the request. No gate reads
+    `short` and `reserved`, known after a draw. `is_silenced` says that the shop's `suppress` holds for the customer.
+    `vectors` has the context and the vector by the layouts of the featurizers that read them: placements with the same
+    features share them.
     """
 
     profile: Profile
@@ -65,6 +66,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     now: float
     zone: str
     counts: Counts = NOTHING
+    former: FormerZones = NO_ZONES
     pools: Pools = FULL
     prices: Prices = FREE
     is_silenced: bool = False
@@ -152,7 +154,8 @@ def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[s
 def is_capped(offer: Offer, facts: Facts) -> bool:
     """Whether a cap of the channel keeps the offer from this customer now."""
     return any(
-        is_cap_reached(cap, facts.now, facts.zone, facts.counts) for cap in offer.limits.caps.get(facts.channel, ())
+        is_cap_reached(cap, facts.now, facts.zone, facts.counts, facts.former)
+        for cap in offer.limits.caps.get(facts.channel, ())
     )
 
 
@@ -347,9 +350,11 @@ def _close_one_by_one(
 
 def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
     """The offers whose limits read a counter that has counted something for this customer."""
-    limited, counters = 0, collection.index.named("counter")
-    for counter in facts.counts:
-        limited |= counters.get(counter, 0)
+    limited, counters, counts = 0, collection.index.named("counter"), facts.counts
+    # By the shorter of the two: a page may have many placements, and a customer met many offers.
+    for counter in counters if len(counters) < len(counts) else counts:
+        if counter in counts:
+            limited |= counters.get(counter, 0)
     return limited
 
 

@@ -13,9 +13,8 @@ from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
-from engine.customer import Counts
 from engine.decision.gates import Facts
-from engine.decision.windows import calendar_start, is_zone, wall_time
+from engine.decision.windows import FormerZones, calendar_start, is_zone, wall_time
 from engine.vocabulary import DAY
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -30,19 +29,19 @@ def moment_start(moment: Moment, facts: Facts) -> float | None:
         return None
     if moment.counter is not None:
         times = facts.counts.get(moment.counter, ())
-        counts_from = once_window_start(moment, facts.now, facts.zone, facts.counts, start)
+        counts_from = once_window_start(moment, facts.now, facts.zone, facts.former, start)
         if any(time > counts_from for time in times):
             return None
     return start
 
 
-def once_window_start(moment: Moment, now: float, zone: str, counts: Counts, start: float) -> float:
+def once_window_start(moment: Moment, now: float, zone: str, former: FormerZones, start: float) -> float:
     """The time after which a count ends the moment; `start` is when the moment itself began (s since 1970)."""
     once = moment.spec.once
     if once is None or once.per == "occurrence":
         # An exposure in the very second in which the moment begins counts, too.
         return math.nextafter(start, -math.inf)
-    return calendar_start(now, PERIODS[once.per] * DAY, zone, counts)
+    return calendar_start(now, PERIODS[once.per] * DAY, zone, former)
 
 
 def customer_zone(attributes: Mapping[str, object], default: str) -> str:

@@ -9,7 +9,7 @@ exactly while the clock on the wall shows a time from `start` up to `end`. So th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal
@@ -24,6 +24,9 @@ _DAY = timedelta(days=1)
 Window = Literal["rolling", "calendar"]
 ZONE_MARK = "zone|"
 """The prefix of a counter whose entry is when the customer was last counted in the time zone that follows."""
+FormerZones = Mapping[str, float]
+"""When the customer was last counted (s since 1970) in each time zone that is not theirs any more."""
+NO_ZONES: FormerZones = {}
 
 
 def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> float:
@@ -34,8 +37,12 @@ def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> f
     Raises:
         ValueError: if the calendar has no window of that length.
     """
-    if window == "rolling":
-        return now - per
+    return now - per if window == "rolling" else _calendar_window_start(now, per, zone)
+
+
+@lru_cache(maxsize=64)
+def _calendar_window_start(now: float, per: float, zone: str) -> float:
+    """`window_start` of a calendar window; remembered, since a request asks it for each offer with such a cap."""
     local = datetime.fromtimestamp(now, ZoneInfo(zone))
     day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     days = per / DAY
@@ -64,31 +71,41 @@ def wall_time(day: date, at: time, zone: str) -> float:
     return _offset_change(clock.replace(fold=1).timestamp(), found, place) or found
 
 
-def calendar_start(now: float, per: float, zone: str, counts: Counts) -> float:
+def former_zones(zone: str, counts: Counts) -> FormerZones:
+    """The zones that a customer's counters mark beside `zone`, their own now.
+
+    It walks through all counters of the customer, so it is asked once per request and not once per cap.
+    """
+    return {
+        former: max(times)
+        for counter, times in counts.items()
+        if (former := counter.removeprefix(ZONE_MARK)) not in (counter, zone) and times and is_zone(former)
+    }
+
+
+def calendar_start(now: float, per: float, zone: str, former: FormerZones) -> float:
     """`window_start` of a calendar window of the customer, whose time zone is `zone` now and may have been another."""
     start = window_start(now, per, "calendar", zone)
-    for counter, times in counts.items():
-        former = counter.removeprefix(ZONE_MARK)
-        if former not in (counter, zone) and is_zone(former):
-            began = window_start(now, per, "calendar", former)
-            if max(times, default=began) > began:
-                start = min(start, began)
+    for name, counted in former.items():
+        began = window_start(now, per, "calendar", name)
+        if counted > began:
+            start = min(start, began)
     return start
 
 
-def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
-    """When the window of a cap began that `now` lies in (s since 1970); `zone` and `counts` are the customer's."""
+def cap_window_start(cap: Cap, now: float, zone: str, former: FormerZones) -> float:
+    """When the window of a cap began that `now` lies in (s since 1970); `zone` and `former` are the customer's."""
     if cap.calendar and cap.zone is None:
-        return calendar_start(now, cap.per, zone, counts)
+        return calendar_start(now, cap.per, zone, former)
     return window_start(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
 
 
-def is_cap_reached(cap: Cap, now: float, zone: str, counts: Counts) -> bool:
-    """Whether the cap's counter has reached its limit within its window; `zone` and `counts` are the customer's."""
+def is_cap_reached(cap: Cap, now: float, zone: str, counts: Counts, former: FormerZones) -> bool:
+    """Whether the cap's counter has reached its limit within its window; the other arguments are the customer's."""
     times = counts.get(cap.counter)
     if not times or len(times) < cap.count:
         return False
-    start = cap_window_start(cap, now, zone, counts)
+    start = cap_window_start(cap, now, zone, former)
     return sum(time > start for time in times) >= cap.count
 
 

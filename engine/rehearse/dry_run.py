@@ -16,6 +16,7 @@ from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision, decide
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, Snapshot
+from engine.decision.windows import former_zones
 from engine.hashing import uniform_draw
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.generated_customers import STORES
@@ -155,7 +156,7 @@ def dry_run(
             options=DecideOptions(availability=availability, trace=True),
         )
         tally.add(_outcomes(key, decision), profile.id, decision)
-        showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
+        showing = ShowingContext(decision.channel, decision.zone, now, former_zones(decision.zone, decision.counts))
         for name, choice in decision.items():
             if choice.is_silent:
                 continue

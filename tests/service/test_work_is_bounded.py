@@ -21,6 +21,7 @@ from engine.service.endpoints.flag_stream import STREAM_PATH
 from engine.service.endpoints.openapi import openapi
 from engine.service.endpoints.operations import OPERATIONS
 from engine.settings import Settings
+from tests.stories.conftest import write_shop
 
 UNIT = 0.01
 """CPU seconds of `reference_work` on a usual machine."""
@@ -310,3 +311,42 @@ def test_a_full_batch_lets_other_requests_run(case: str, tmp_path: Path, redis_u
     total, hold = asyncio.run(run())
     assert hold < HOLD
     assert total < TOTAL_OF_BATCH
+
+
+DAILY = {"caps": [{"count": 1, "per": "30d", "window": "calendar", "zone": "customer"}]}
+MET = 2_000
+"""Offers that one customer met: as many counters."""
+BUSY_SHOP = {
+    "offers": {f"deal_{n}": DAILY for n in range(MET)},
+    "placements": {
+        **{f"place_{n}": {"offers": [f"deal_{m}" for m in range(20 * n, 20 * n + 20)]} for n in range(100)},
+        "all": {"offers": [f"deal_{n}" for n in range(MET)]},
+    },
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/decide", "/v1/explain", "/v1/agent"])
+def test_counters_of_a_customer_are_not_walked_through_for_every_placement_and_offer(
+    path: str, tmp_path: Path, redis_url: str
+) -> None:
+    async def run() -> list[tuple[float, float]]:
+        async with running(tmp_path / "data", redis_url, write_shop(tmp_path / "shop", BUSY_SHOP)) as service:
+
+            async def ask(*placements: str, at: str = "/v1/decide", cost: bool = False) -> Any:
+                body = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": placements}
+                if cost:
+                    return await service.cost(at, json.dumps(body).encode())
+                return await service.post(at, json.dumps(body).encode())
+
+            for zone in ("Europe/Berlin", "Asia/Tokyo"):
+                traits = {"type": "identify", "message_id": zone, "user_id": "u-1", "traits": {"timezone": zone}}
+                await service.post("/v1/events", json.dumps({"batch": [traits]}).encode())
+                for _ in range(30):
+                    status, answer = await ask(*(f"place_{n}" for n in range(100)))
+                    assert status == 200
+            assert b'"deal_' not in answer  # all are used up
+            every = [f"place_{n}" for n in range(100)]
+            return [await ask(*every, at=path, cost=True), await ask("all", at=path, cost=True)]
+
+    costs = asyncio.run(run())
+    assert all(hold < HOLD and total < TOTAL for total, hold in costs), costs
