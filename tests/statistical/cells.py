@@ -168,7 +168,10 @@ def loan_weight(a: Side, b: Side, cv2: Floats, *, repeated: bool) -> Floats:
     lost = 1 - 4 * a.n * b.n / (a.n + b.n) ** 2
     uneven = np.clip((lost - small_arms.EVEN) / (small_arms.UNEVEN - small_arms.EVEN), 0, 1)
     low, high = (of[0] + uneven * (of[1] - of[0]) for of in (small_arms.FEW, small_arms.ENOUGH))
-    few = np.clip((high - unskewed(np.minimum(a.n, b.n), cv2)) / (high - low), 0, 1)
+    outcomes = unskewed(np.minimum(a.n, b.n), cv2)
+    if not repeated and a.size is not None and b.size is not None:
+        outcomes = outcomes / np.maximum(np.abs(a.n * a.value + b.n * b.value) / (a.n * a.size + b.n * b.size), 1e-9) ** 2
+    few = np.clip((high - outcomes) / (high - low), 0, 1)
     return np.maximum(uneven, few) if repeated else few
 
 
@@ -184,7 +187,9 @@ def growth_exponents(a: Side, b: Side) -> tuple[Floats, Floats]:
     with np.errstate(all="ignore"):
         grown = np.log(b.value / a.value)
         share = np.log(b.nonzero / b.n / (a.nonzero / a.n)) / grown
-        error = small_arms.CONFIDENCE * np.sqrt(1 / a.nonzero + 1 / b.nonzero) / np.abs(grown)
+        seen, (alike, unlike) = (a.nonzero + b.nonzero) / (a.n + b.n), small_arms.ALIKE
+        unlikeness = np.clip((alike - 1 / (1 + size_squared_cv(a, b)) / seen) / (alike - unlike), 0, 1)
+        error = small_arms.CONFIDENCE * unlikeness * np.sqrt(1 / a.nonzero + 1 / b.nonzero) / np.abs(grown)
         least, most = (
             np.clip(np.nan_to_num(2 - share + side * error, nan=1.5 + side / 2, posinf=2, neginf=1), 1, 2)
             for side in (-1, 1)
@@ -260,7 +265,7 @@ def exact_where_small(
             continue
         score = proportions.ratio_score(counts, sizes, 1 + target) if relative else None
         score = proportions.difference_score(counts, sizes, target) if score is None else score
-        kept[run] = abs(score) <= Z or (target == 0 and proportions.fisher_p(counts, sizes) > ALPHA)
+        kept[run] = abs(score) <= Z
     return kept, done
 
 

@@ -18,7 +18,7 @@ from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.sources.aggregate import Group, Groups
-from engine.analysis.sources.strata import SLOT, join_thin_slots, poststratify
+from engine.analysis.sources.strata import SLOT, family_of, join_thin_slots, poststratify
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.moments import sample_moments
 from engine.catalog.plan.switchback import compile_switchback
@@ -96,7 +96,7 @@ def _evidence(rng: np.random.Generator, drawn: NDArray[np.int64], effect: float,
     strata: dict[object, dict[str, Group]] = {}
     for (name, _, stratum, _), group in join_thin_slots(groups, VARIANTS).items():
         strata.setdefault(stratum, {})[str(name)] = group
-    found = poststratify(list(strata.values()), [MEASURE.name])
+    found = poststratify(list(strata.values()), [MEASURE.name], [family_of(stratum) for stratum in strata])
     return Evidence(control="flat", groups=found.weighted, whole=found.whole)
 
 

@@ -34,7 +34,7 @@ from engine.analysis.sources.log import find_end, list_traits
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import Members, metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
-from engine.analysis.sources.strata import join_thin_slots, poststratify
+from engine.analysis.sources.strata import family_of, join_thin_slots, poststratify
 from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.moments import empty_moments
 from engine.analysis.values.customer_cells import count_exposures
@@ -317,7 +317,9 @@ def _poststratify_groups(
             stratum[name] = stratum[name] + group if name in stratum else group
     if not all(any(name in part for part in strata.values()) for name in question.weights):
         return _total_groups(groups, question, measures)
-    return poststratify([strata[part] for part in sorted(strata, key=str)], [m.name for m in measures]).weighted
+    keys = sorted(strata, key=str)
+    names, families = [measure.name for measure in measures], [family_of(part) for part, _ in keys]
+    return poststratify([strata[key] for key in keys], names, families).weighted
 
 
 def _total_groups(groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:

@@ -2,6 +2,11 @@
 
 Miratrix, Sekhon and Yu 2013, "Adjusting treatment effect estimates by post-stratification in randomized experiments",
 eq. 3 and 16: strata weighted by their share of all units, each variance within its stratum.
+
+A stratum of a switchback, a store at one time of day, may have a single period of a variant. It has no variance within,
+but the difference between the variants has one between the times of day of a store: Pashley and Miratrix 2021, "Insights
+on variance estimation for blocked and matched pairs designs", eq. 9. What the variants share at a time of day is in
+neither.
 """
 
 from __future__ import annotations
@@ -19,14 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.sources.aggregate import Groups
+    from engine.analysis.stats.moments import Floats
 
     Stratum = Mapping[str, Group]  # by variant
 
 
 SLOT = "\x1f"
 """Stands between a unit and the time of day in the stratum of a switchback."""
-MOST_THIN = 0.25
-"""The share of strata without two units in each variant from which on times of day are joined."""
+MOST_THIN = 0.1
+"""The share of strata without a unit in each variant from which on times of day are joined."""
+LEAST_PAIRED = 4
+"""The times of day of a store with a single period of some variant, from which on their differences tell a variance."""
 
 
 class Stratified(NamedTuple):
@@ -37,23 +45,34 @@ class Stratified(NamedTuple):
     strata: int
 
 
-def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratified:
+def poststratify(
+    strata: Sequence[Stratum], metrics: Sequence[str], families: Sequence[str | None] | None = None
+) -> Stratified:
     """Each variant's moments, weighted to the mix of strata of all units.
 
     The mean is the weighted mean of the stratum means; the covariance over n is the variance of that mean. Strata in
-    which a variant has fewer than two units with a value have no variance estimate; they are merged.
+    which a variant has fewer than two units with a value have no variance estimate of their own. They have one from the
+    differences between strata of one family, if `families` has that of each stratum; the others are merged.
     """
     variants = sorted({name for stratum in strata for name in stratum})
     whole = {name: reduce(add, [stratum[name] for stratum in strata if name in stratum]) for name in variants}
     least = len(strata)
     moments: dict[str, dict[str, Moments]] = {name: {} for name in variants}
     for metric in metrics:
-        parts = _merge_small_strata([{name: s[name].moments[metric] for name in s} for s in strata], variants)
-        least = min(least, len(parts))
-        total = sum(part[name].n for part in parts for name in variants)
-        shares = [sum(part[name].n for name in variants) / total if total else 0.0 for part in parts]
+        found = [{name: s[name].moments[metric] for name in s} for s in strata]
+        paired, others = _split_paired(found, families, variants)
+        parts = _merge_small_strata(others, variants)
+        while paired and not all(name in part and part[name].n > 1 for part in parts for name in variants):
+            others += paired.pop()
+            parts = _merge_small_strata(others, variants)
+        everything = [*parts, *(part for family in paired for part in family)]
+        least = min(least, len(everything))
+        total = sum(part[name].n for part in everything for name in variants)
+        shares = [sum(part[name].n for name in variants) / total if total else 0.0 for part in everything]
+        between = _variances_between(paired, variants, total)
         for name in variants:
-            moments[name][metric] = _weight([part[name] for part in parts], shares)
+            own = [part[name] for part in everything]
+            moments[name][metric] = _weight(own, shares, len(parts), between.get(name))
     weighted = {
         name: Group(whole[name].units, {**whole[name].moments, **moments[name]}, whole[name].outcomes)
         for name in variants
@@ -61,18 +80,23 @@ def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratifie
     return Stratified(weighted, whole, least)
 
 
+def family_of(stratum: object) -> str | None:
+    """The store of a switchback's stratum; None for any other."""
+    return stratum.partition(SLOT)[0] if isinstance(stratum, str) and SLOT in stratum else None
+
+
 def join_thin_slots(groups: Groups, variants: Sequence[str]) -> Groups:
     """Joins the times of day of each store into one stratum while too many strata are thin.
 
-    A stratum is thin if a variant has fewer than two periods in it; a quarter of them may be (`MOST_THIN`). `groups`
-    are by variant, crossover, stratum and period, and are returned as they are for any other design.
+    A stratum is thin if a variant has no period in it; a tenth of them may be (`MOST_THIN`). `groups` are by variant,
+    crossover, stratum and period, and are returned as they are for any other design.
     """
     units: dict[str, dict[str, int]] = {}
     for (variant, crossed, stratum, _), group in groups.items():
         if not crossed and isinstance(stratum, str) and SLOT in stratum:
             counts = units.setdefault(stratum, {})
             counts[str(variant)] = counts.get(str(variant), 0) + group.units
-    thin = sum(any(counts.get(name, 0) < 2 for name in variants) for counts in units.values())
+    thin = sum(any(counts.get(name, 0) < 1 for name in variants) for counts in units.values())
     if not units or thin <= MOST_THIN * len(units):
         return groups
     joined: Groups = {}
@@ -103,10 +127,50 @@ def _merge_parts(a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Mome
     return {name: a[name] + b[name] if name in a and name in b else a.get(name, b.get(name)) for name in a | b}  # type: ignore[misc] # one has it
 
 
-def _weight(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
+def _split_paired(
+    parts: Sequence[dict[str, Moments]], families: Sequence[str | None] | None, variants: Sequence[str]
+) -> tuple[list[list[dict[str, Moments]]], list[dict[str, Moments]]]:
+    """The strata with a single unit of some variant and one at least of each, by family, and all other strata."""
+    paired: dict[str, list[dict[str, Moments]]] = {}
+    others: list[dict[str, Moments]] = []
+    for part, family in zip(parts, families or [None] * len(parts), strict=True):
+        is_paired = family is not None and all(name in part and part[name].n > 0 for name in variants)
+        if family is not None and is_paired and min(part[name].n for name in variants) == 1:
+            paired.setdefault(family, []).append(part)
+        else:
+            others.append(part)
+    for family in [name for name, own in paired.items() if len(own) < LEAST_PAIRED]:
+        others += paired.pop(family)
+    return list(paired.values()), others
+
+
+def _variances_between(
+    families: Sequence[Sequence[Mapping[str, Moments]]], variants: Sequence[str], total: int
+) -> dict[str, Floats]:
+    """The variance of each variant's part of the weighted mean, from the differences between strata of one family.
+
+    The variance of a difference is shared by variants as those of their means are: in proportion to one over the units.
+    """
+    variances: dict[str, Floats] = {}
+    for family in families:
+        shares = np.array([sum(part[name].n for name in variants) / total for part in family])
+        means = np.array([[part[name].mean for part in family] for name in variants])  # variants, strata, columns
+        off = shares[:, None] * (means - means.mean(axis=0))
+        off -= off.mean(axis=1, keepdims=True)
+        strata, of = len(family), len(variants)
+        whole = np.einsum("vsi,vsj->ij", off, off) * strata / (strata - 1) * of / (of - 1)
+        inverse = np.array([1 / sum(part[name].n for part in family) for name in variants])
+        for name, share in zip(variants, inverse / inverse.sum(), strict=True):
+            variances[name] = variances.get(name, 0.0) + share * whole
+    return variances
+
+
+def _weight(parts: Sequence[Moments], shares: Sequence[float], within: int, between: Floats | None) -> Moments:
+    """The weighted moments; the first `within` strata have variances of their own, `between` is that of the others."""
     if len(parts) == 1:
         return parts[0]
     n = sum(part.n for part in parts)
     mean = np.sum([share * part.mean for share, part in zip(shares, parts, strict=True)], axis=0)
-    of_mean = np.sum([share**2 * part.covariance / part.n for share, part in zip(shares, parts, strict=True)], axis=0)
+    own = [s**2 * part.covariance / part.n for s, part in zip(shares[:within], parts[:within], strict=True)]
+    of_mean = np.sum(own, axis=0) + (0.0 if between is None else between)
     return Moments(n, mean, of_mean * n * (n - 1))

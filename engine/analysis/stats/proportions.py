@@ -147,20 +147,20 @@ def exact_effects(
 ) -> tuple[Effect, Effect | NotEstimable]:
     """The absolute and the relative effect of the second arm against the first.
 
-    The p-value is above `alpha` exactly if the intervals contain no effect. Standard errors are never 0: a
-    share without a success or without a failure has that of half of one.
+    The p-value is Fisher's, or where that contradicts the interval the score test's: it is above `alpha` exactly if the
+    interval contains no effect. Standard errors are never 0: a share without a success or without a failure has that
+    of half of one.
     """
     p = fisher_p(successes, sizes)
     p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
     low, high = difference_interval(successes, sizes, alpha)
     bounds = ratio_interval(successes, sizes, alpha)
-    # The exact test and the score interval decide differently about no effect in 2 to 4 % of small tables. Where one
-    # of them keeps it, so does the report: the interval then reaches zero, and p is that of the score test.
-    if p > alpha:
-        low, high = min(low, 0.0), max(high, 0.0)
-        bounds = bounds if isinstance(bounds, NotEstimable) else (min(bounds[0], 1.0), max(bounds[1], 1.0))
-    elif low <= 0 <= high:
-        p = max(score_p(successes, sizes), math.nextafter(alpha, 1.0))
+    # Fisher's test and the score interval decide differently about no effect in 2 to 4 % of small tables. Fisher's
+    # conditions on both margins and so has few tables to choose from: with two outcomes in each arm it keeps no effect in
+    # 99 % of experiments without one, the score test in 95 to 96 %. So the interval decides, and p is that of its test.
+    if (p > alpha) != (low <= 0 <= high):
+        p = score_p(successes, sizes)
+        p = max(p, math.nextafter(alpha, 1.0)) if low <= 0 <= high else min(p, alpha)
     v1, v2 = (_variance(x, n) for x, n in zip(successes, sizes, strict=True))
     absolute = Effect(p2 - p1, low, high, math.sqrt(v1 + v2), p)
     if isinstance(bounds, NotEstimable):

@@ -58,6 +58,9 @@ FEW, ENOUGH = (50.0, 150.0), (100.0, 400.0)
 """Up to how many outcomes, net of skewness, an arm borrows, and from how many it does not: in even, in uneven arms."""
 CONFIDENCE = 1.0
 """The standard errors by which the exponent of a variance may be off, to either side."""
+ALIKE = (0.8, 0.5)
+"""The effective outcomes for each unit with an outcome from which sizes are so alike that the exponent is known, and
+down to which it may be off by all of that: numbers of orders have 0.8 and more, log-normal amounts 0.4 and less."""
 LEAST_GAIN = 0.5
 """The least sum of the values over the sum of their sizes with which a variance follows the mean: few are negative."""
 MOST_GROWTH = 4.0
@@ -223,7 +226,8 @@ def growth_exponents(control: Arm, treatment: Arm) -> tuple[float, float]:
     """The least and the largest exponent with which the variance of one unit follows its mean: 1 to 2.
 
     It is 2 less the share that the number of outcomes has in the growth of the mean from arm to arm, on the scale of
-    logarithms. That share is known up to an error, so that few outcomes leave both ends open.
+    logarithms. That share is known up to an error, so that few outcomes leave both ends open. Where sizes are alike,
+    as of numbers of orders, the error is not one: their variance follows their number.
     """
     known = [arm.outcomes for arm in (control, treatment)]
     if not all(known) or not min(control.value, treatment.value) > 0 or control.value == treatment.value:
@@ -231,9 +235,17 @@ def growth_exponents(control: Arm, treatment: Arm) -> tuple[float, float]:
     ours, theirs = (of or 0 for of in known)
     grown = math.log(treatment.value / control.value)
     share = math.log(theirs / treatment.n / (ours / control.n)) / grown
-    error = CONFIDENCE * math.sqrt(1 / ours + 1 / theirs) / abs(grown)
+    error = CONFIDENCE * _unlikeness((control, treatment)) * math.sqrt(1 / ours + 1 / theirs) / abs(grown)
     least, most = (min(max(2 - share + side * error, 1.0), 2.0) for side in (-1, 1))
     return least, most
+
+
+def _unlikeness(arms: tuple[Arm, Arm]) -> float:
+    """How much the sizes of outcomes differ: 0 where they are alike, 1 where few have most of the sum."""
+    squared_cv = size_squared_cv(arms)
+    seen = sum(arm.outcomes or 0 for arm in arms) / sum(arm.n for arm in arms)
+    alike, unlike = ALIKE
+    return min(max((alike - 1 / (1 + squared_cv) / seen) / (alike - unlike), 0.0), 1.0)
 
 
 def arrange_loan(control: Arm, treatment: Arm, shape: Shape, *, is_repeated: bool) -> Loan | None:
@@ -247,6 +259,9 @@ def arrange_loan(control: Arm, treatment: Arm, shape: Shape, *, is_repeated: boo
         shape = "level"
     uneven = unevenness(control.n, treatment.n)
     outcomes = unskewed_outcomes(min(arm.n for arm in arms), squared_cv if shape == "share" else size_squared_cv(arms))
+    if not is_repeated and any(arm.size is not None for arm in arms):
+        # The skewness of a mean falls with the share of the sizes that the other sign does not cancel.
+        outcomes /= max(abs(mean) * units / sum(arm.n * arm.mean_size for arm in arms), 1e-9) ** 2
     low, high = (at[0] + uneven * (at[1] - at[0]) for at in (FEW, ENOUGH))
     few = min(max((high - outcomes) / (high - low), 0.0), 1.0)
     weight = max(uneven, few) if is_repeated else few
