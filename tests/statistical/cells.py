@@ -170,7 +170,9 @@ def loan_weight(a: Side, b: Side, cv2: Floats, *, repeated: bool) -> Floats:
     low, high = (of[0] + uneven * (of[1] - of[0]) for of in (small_arms.FEW, small_arms.ENOUGH))
     outcomes = unskewed(np.minimum(a.n, b.n), cv2)
     if not repeated and a.size is not None and b.size is not None:
-        outcomes = outcomes / np.maximum(np.abs(a.n * a.value + b.n * b.value) / (a.n * a.size + b.n * b.size), 1e-9) ** 2
+        outcomes = (
+            outcomes / np.maximum(np.abs(a.n * a.value + b.n * b.value) / (a.n * a.size + b.n * b.size), 1e-9) ** 2
+        )
     few = np.clip((high - outcomes) / (high - low), 0, 1)
     return np.maximum(uneven, few) if repeated else few
 

@@ -47,8 +47,8 @@ BORROWED = (
     "does not depend on a handful of outcomes."
 )
 EXACT = (
-    "Few units of a variant did, or did not, convert: p is that of an exact test, and the intervals are those of score "
-    "tests. The chance to win is of a posterior; it is not one minus half of p."
+    "Few units of a variant did, or did not, convert: the intervals are those of score tests, and p is of an exact "
+    "test where the two agree. The chance to win is of a posterior; it is not one minus half of p."
 )
 REPEATED = ("sequential", "group_sequential")
 """The methods whose intervals hold at several looks."""

@@ -4,13 +4,14 @@ Miratrix, Sekhon and Yu 2013, "Adjusting treatment effect estimates by post-stra
 eq. 3 and 16: strata weighted by their share of all units, each variance within its stratum.
 
 A stratum of a switchback, a store at one time of day, may have a single period of a variant. It has no variance within,
-but the difference between the variants has one between the times of day of a store: Pashley and Miratrix 2021, "Insights
-on variance estimation for blocked and matched pairs designs", eq. 9. What the variants share at a time of day is in
-neither.
+but the difference between the variants has one between the times of day of a store: Pashley and Miratrix 2021,
+"Insights on variance estimation for blocked and matched pairs designs", eq. 9. What the variants share at a time of day
+is in neither.
 """
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +34,8 @@ SLOT = "\x1f"
 """Stands between a unit and the time of day in the stratum of a switchback."""
 MOST_THIN = 0.1
 """The share of strata without a unit in each variant from which on times of day are joined."""
+LEAST_FREEDOM = 4.0
+"""The degrees of freedom of a switchback's variance below which it grows no more."""
 LEAST_PAIRED = 4
 """The times of day of a store with a single period of some variant, from which on their differences tell a variance."""
 
@@ -69,10 +72,11 @@ def poststratify(
         least = min(least, len(everything))
         total = sum(part[name].n for part in everything for name in variants)
         shares = [sum(part[name].n for name in variants) / total if total else 0.0 for part in everything]
-        between = _variances_between(paired, variants, total)
+        between = [(_variance_between(family, total), len(family) - 1) for family in paired]
+        growth = _growth_for_few_degrees(parts, shares, between) if any(families or []) else 1.0
         for name in variants:
-            own = [part[name] for part in everything]
-            moments[name][metric] = _weight(own, shares, len(parts), between.get(name))
+            lent = [whole * _part_of(name, own) for (whole, _), own in zip(between, paired, strict=True)]
+            moments[name][metric] = _weight([part[name] for part in everything], shares, len(parts), lent, growth)
     weighted = {
         name: Group(whole[name].units, {**whole[name].moments, **moments[name]}, whole[name].outcomes)
         for name in variants
@@ -144,33 +148,50 @@ def _split_paired(
     return list(paired.values()), others
 
 
-def _variances_between(
-    families: Sequence[Sequence[Mapping[str, Moments]]], variants: Sequence[str], total: int
-) -> dict[str, Floats]:
-    """The variance of each variant's part of the weighted mean, from the differences between strata of one family.
+def _variance_between(family: Sequence[Mapping[str, Moments]], total: int) -> Floats:
+    """The variance of the difference between variants in a family's part of the weighted mean."""
+    shares = np.array([sum(side.n for side in part.values()) / total for part in family])
+    means = np.array([[part[name].mean for part in family] for name in family[0]])  # variants, strata, columns
+    off = shares[:, None] * (means - means.mean(axis=0))
+    off -= off.mean(axis=1, keepdims=True)
+    strata, variants = len(family), len(means)
+    whole: Floats = np.einsum("vsi,vsj->ij", off, off) * strata / (strata - 1) * variants / (variants - 1)
+    return whole
 
-    The variance of a difference is shared by variants as those of their means are: in proportion to one over the units.
+
+def _part_of(name: str, family: Sequence[Mapping[str, Moments]]) -> float:
+    """The variant's part of that variance: as of means of independent units, in proportion to one over their number."""
+    inverse = {side: 1 / sum(part[side].n for part in family) for side in family[0]}
+    return inverse[name] / sum(inverse.values())
+
+
+def _growth_for_few_degrees(
+    parts: Sequence[Mapping[str, Moments]], shares: Sequence[float], between: Sequence[tuple[Floats, int]]
+) -> float:
+    """The variance of Student's t of the degrees of freedom that a variance of many parts has (Satterthwaite 1946).
+
+    A large store has most of the variance, and few periods. A part's square is above its expectation by 2 / df.
     """
-    variances: dict[str, Floats] = {}
-    for family in families:
-        shares = np.array([sum(part[name].n for name in variants) / total for part in family])
-        means = np.array([[part[name].mean for part in family] for name in variants])  # variants, strata, columns
-        off = shares[:, None] * (means - means.mean(axis=0))
-        off -= off.mean(axis=1, keepdims=True)
-        strata, of = len(family), len(variants)
-        whole = np.einsum("vsi,vsj->ij", off, off) * strata / (strata - 1) * of / (of - 1)
-        inverse = np.array([1 / sum(part[name].n for part in family) for name in variants])
-        for name, share in zip(variants, inverse / inverse.sum(), strict=True):
-            variances[name] = variances.get(name, 0.0) + share * whole
-    return variances
+    known = [
+        (share**2 * float(side.covariance[0, 0]) / side.n, side.n - 1)
+        for share, part in zip(shares, parts, strict=False)
+        for side in part.values()
+    ]
+    known += [(float(whole[0, 0]), freedom) for whole, freedom in between]
+    square = sum(variance**2 / (freedom + 2) for variance, freedom in known)
+    if not 0 < square < math.inf:
+        return 1.0
+    freedom = max(sum(variance for variance, _ in known) ** 2 / square, LEAST_FREEDOM)
+    return freedom / (freedom - 2)
 
 
-def _weight(parts: Sequence[Moments], shares: Sequence[float], within: int, between: Floats | None) -> Moments:
-    """The weighted moments; the first `within` strata have variances of their own, `between` is that of the others."""
+def _weight(
+    parts: Sequence[Moments], shares: Sequence[float], within: int, lent: Sequence[Floats], growth: float
+) -> Moments:
+    """The weighted moments: the first `within` strata have variances of their own, `lent` are those of the others."""
     if len(parts) == 1:
         return parts[0]
     n = sum(part.n for part in parts)
     mean = np.sum([share * part.mean for share, part in zip(shares, parts, strict=True)], axis=0)
     own = [s**2 * part.covariance / part.n for s, part in zip(shares[:within], parts[:within], strict=True)]
-    of_mean = np.sum(own, axis=0) + (0.0 if between is None else between)
-    return Moments(n, mean, of_mean * n * (n - 1))
+    return Moments(n, mean, np.sum([*own, *lent], axis=0) * growth * n * (n - 1))

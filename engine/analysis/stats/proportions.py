@@ -1,4 +1,4 @@
-"""Two proportions with small counts: Fisher's exact test and score intervals in place of normal theory."""
+"""Two proportions with small counts: score intervals and Fisher's exact test in place of normal theory."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def exact_effects(
     low, high = difference_interval(successes, sizes, alpha)
     bounds = ratio_interval(successes, sizes, alpha)
     # Fisher's test and the score interval decide differently about no effect in 2 to 4 % of small tables. Fisher's
-    # conditions on both margins and so has few tables to choose from: with two outcomes in each arm it keeps no effect in
-    # 99 % of experiments without one, the score test in 95 to 96 %. So the interval decides, and p is that of its test.
+    # conditions on both margins and so has few tables to choose from: with two outcomes in each arm it keeps no effect
+    # in 99 % of experiments without one, the score test in 95 to 96 %. So the interval decides, with its test's p.
     if (p > alpha) != (low <= 0 <= high):
         p = score_p(successes, sizes)
         p = max(p, math.nextafter(alpha, 1.0)) if low <= 0 <= high else min(p, alpha)

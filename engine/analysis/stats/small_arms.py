@@ -42,14 +42,14 @@ LEAST_OUTCOMES = 20.0
 """Effective outcomes of an arm below which an interval of a non-negative metric has no coverage to speak of."""
 LEAST_UNSKEWED = 100.0
 """Outcomes net of skewness with which an interval of a single look does without that number."""
-MOST_WIDER = 0.08
+MOST_WIDER = 0.12
 """By how much an interval of a single look is wider at the least number of outcomes; at twice that it is not."""
-TAIL = (0.5, 0.1)
+TAIL = (0.9, 0.1)
 """The effective outcomes for each unit with an outcome from which a tail is short, and down to which it is long."""
 LEAST_COUNT = 10
 """Expected successes, and failures, of an arm below which an anytime interval of a share has none either."""
 LEAST_AT_ONE_LOOK = 1
-"""The same for a single look, at which the test is exact; with less than one its score interval covers 93 %."""
+"""The same for a single look, at which score tests decide; with less than one their interval covers 93 %."""
 EVEN = 0.02
 """The share of information lost by uneven arms, 1 - 4 a b / (a + b)^2, up to which they count as even (43 : 57)."""
 UNEVEN = 0.16
@@ -126,7 +126,7 @@ def too_few_outcomes(
         name: the metric.
         arms: control and the variant, with the variances of their values.
         is_share: whether it is a share of units.
-        is_repeated: whether the interval must hold at every look. At a single one the exact test of a share needs one
+        is_repeated: whether the interval must hold at every look. At a single one the score test of a share needs one
             outcome, and values that are hardly skewed, as up to a coefficient of variation of 1, need none.
     """
     if len(arms) != 2:
