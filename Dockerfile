@@ -2,7 +2,9 @@
 #   docker build --target serve -t counterpoint-serve .   a decision server, without the analysis libraries
 #   docker build -t counterpoint .                        every role
 # A server answers other machines only with keys: mount them as /run/secrets/counterpoint_keys.
-FROM python:3.11.11-slim-bookworm AS build-serve
+# BASE is any image with Python 3.11 as `python`, the same for building and running.
+ARG BASE=docker.io/library/python:3.11.11-slim-bookworm
+FROM ${BASE} AS build-serve
 WORKDIR /build
 COPY requirements-serve.lock ./
 RUN python -m venv /opt/counterpoint \
@@ -22,7 +24,7 @@ FROM build-serve AS build-whole
 COPY requirements.lock ./
 RUN /opt/counterpoint/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 
-FROM python:3.11.11-slim-bookworm AS base
+FROM ${BASE} AS base
 RUN groupadd --system --gid 10001 counterpoint \
  && useradd --system --uid 10001 --gid counterpoint --home-dir /var/lib/counterpoint --create-home counterpoint
 COPY experiments /experiments

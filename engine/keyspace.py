@@ -4,6 +4,7 @@ Braces mark the part that Redis Cluster hashes: keys with the same braces share 
 `python -m engine.keyspace > docs/reference/keyspace.md` generates the reference page from `KEYSPACE`.
 """
 
+import re
 from typing import Final, NamedTuple
 
 from engine.vocabulary import DAY
@@ -258,6 +259,13 @@ KEYSPACE: Final = (
     KeyPattern(key_rate("KEY"), "hash: worker to the requests that it got of an API key, and when", "60 s", "service"),
     KeyPattern(STORE_PROBE, "never written: read to see whether the store answers", "never", "service"),
 )
+
+
+def store_pattern(pattern: str) -> str:
+    """The keys of a pattern of `KEYSPACE`, as the store's access rules write them; a keyed hash has 24 digits."""
+    text = pattern.replace("HASH", "[0-9a-f]" * 24)
+    return re.sub(r"[A-Z]+(/[A-Z]+|@[A-Z/]+)?|(?<=log|ter)0", "*", text)
+
 
 _PAGE_HEAD = """# Keys in Redis
 

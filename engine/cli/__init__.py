@@ -22,7 +22,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, interactions, rent, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, bisect, coupons, doctor, keys, log, quarantine
+from engine.cli.operations import backup, bisect, coupons, doctor, keys, log, quarantine, store
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -51,13 +51,14 @@ __all__ = [
     "simulate",
     "starter_folder",
     "status",
+    "store",
     "supervise",
     "traits",
 ]
 
 for _name in app:
     app[_name].help_format = "markdown"
-GROUPS = ("measure", "policy", "quarantine", "traits", "coupons", "keys", "log")
+GROUPS = ("measure", "policy", "quarantine", "traits", "coupons", "keys", "log", "store")
 """Verbs that have verbs of their own."""
 DESTRUCTIVE = ("erase",)
 """Verbs that a misspelled word must not suggest: what they delete does not come back."""
