@@ -10,7 +10,7 @@ __all__ = ["Plan", "load_plan"]
 
 
 def load_plan(folder: Path | str, plans: Path | None = None) -> "Plan":
-    """The checked and compiled plan of a folder of YAML; `plans` is the archive of those that its holdouts keep.
+    """The checked and compiled plan of a folder of YAML; `plans` is the archive of plans that its holdouts keep.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
@@ -22,7 +22,7 @@ def load_plan(folder: Path | str, plans: Path | None = None) -> "Plan":
 
 
 def __getattr__(name: str) -> object:
-    """Import `Plan` at its first use: a client that only reads rules starts without numpy and the policies."""
+    """Imports `Plan` on first use, so that a client that only reads rules starts without numpy and the policies."""
     if name != "Plan":
         raise AttributeError(f"module 'engine.catalog' has no attribute {name!r}")
     from engine.catalog.plan.plan import Plan  # noqa: PLC0415

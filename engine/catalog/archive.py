@@ -70,7 +70,7 @@ class Archive:
             _replace_file(newest, version)
 
     def read_specs(self, version: str) -> Specs:
-        """The specs of a plan that ran.
+        """The specs of an archived plan.
 
         Raises:
             BadInput: if the archive has no plan of this version.
@@ -82,7 +82,7 @@ class Archive:
         return build_specs(plan.folder, {**files, **kept}, problems, environment=plan.environment or "")
 
     def read_newest(self) -> Specs | None:
-        """The specs of the plan that ran last; None where none has run."""
+        """The specs of the plan that ran last; None if no plan has run."""
         try:
             version = (self.directory / "newest").read_text()
         except FileNotFoundError:
@@ -103,7 +103,7 @@ class Archive:
 
 
 def last_author(folder: Path) -> str:
-    """The owner of the file that changed last, by name, or by number where the machine has no name for it."""
+    """The owner of the file that changed last, by name, or by number if the machine has no name for it."""
     paths = [*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]
     owner = max((path.stat() for path in paths), key=lambda stat: stat.st_mtime_ns).st_uid if paths else os.getuid()
     try:
@@ -113,7 +113,7 @@ def last_author(folder: Path) -> str:
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    """Write a file by renaming a draft, whose name has the process id so that two servers do not share it."""
+    """Write a file by renaming a temporary one, whose name has the process id so that two servers do not share it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(data)

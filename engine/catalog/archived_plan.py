@@ -1,4 +1,4 @@
-"""Archived plans as they lie on disk, and those that a folder's holdouts keep.
+"""Archived plans as stored on disk, and the plans that a folder's holdouts keep.
 
 A holdout with `keeps: VERSION` has its units decided by an archived plan, so a folder is read together with that plan.
 Its files go into the folder's own as one packed entry, `plans/VERSION`, and so do those that it keeps itself. Their
@@ -81,7 +81,7 @@ def read_archived_files(directory: Path, plan: ArchivedPlan) -> dict[str, bytes]
 
 
 def read_kept_plans(folder: str, files: Mapping[str, bytes], directory: Path) -> tuple[dict[str, bytes], list[Problem]]:
-    """The packed plans that the holdouts of a folder's files keep, by their names in it, and those that are missing.
+    """The packed plans that the files' holdouts keep, by their names in the folder, and the missing ones.
 
     Args:
         folder: the name of the folder, for problems.
@@ -104,7 +104,7 @@ def unpack_plan(data: bytes) -> KeptPlan:
 
 
 def _pack(directory: Path, version: str, found: dict[str, bytes]) -> None:
-    """Add a plan to `found`, and the plans that it keeps itself."""
+    """Add a plan to `found`, together with the plans that it keeps."""
     name = f"{KEPT}{version}"
     if name in found:
         return
@@ -116,7 +116,7 @@ def _pack(directory: Path, version: str, found: dict[str, bytes]) -> None:
 
 
 def named_versions(files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the path and the version of each holdout that keeps a plan; what is malformed is reported elsewhere."""
+    """Yield the path and version of each holdout that keeps a plan; malformed ones are reported elsewhere."""
     if b"keeps" not in files.get(_LAYERS, b""):
         return
     value, _, _ = decode_yaml(files[_LAYERS], _LAYERS)

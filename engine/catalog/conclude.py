@@ -1,4 +1,4 @@
-"""Writes the end of an experiment into its YAML file, and leaves every other line and comment as it is."""
+"""Writes the end of an experiment into its YAML file, without changing other lines and comments."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from engine.errors import BadInput
 
 
 def write_conclusion(folder: Path, specs: Specs, key: str, *, ship: str | None, decided: ConclusionSpec) -> Path:
-    """Set `status`, `ship` and `decided` in the file of an experiment, or in a rule of a flag; the file's path.
+    """Set `status`, `ship` and `decided` in an experiment's file or a flag's rule; returns the file's path.
 
     Args:
         folder: the folder of YAML.
@@ -72,7 +72,7 @@ def drop_key(text: str, key: str) -> str:
 
 
 def _end_rule(path: Path, text: str, place: int, end: Mapping[str, str | Mapping[str, object]]) -> str:
-    """The YAML of a flag with the keys of an end in one of its rules, behind the rule's first key.
+    """The YAML of a flag with the keys of an end in one of its rules, after the rule's first key.
 
     Raises:
         BadInput: if the file is not laid out as rules are.
@@ -100,12 +100,12 @@ def _value_of(document: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def _block(key: str) -> str:
-    """A top-level key with all lines of its value: those that are indented, list items, and blank lines between."""
+    """A top-level key with all lines of its value: indented lines, list items, and blank lines between."""
     return rf"(?m)^{key}:[^\n]*(?:\n|\Z)(?:(?:[ \t]+[^\n]*|- [^\n]*|-)(?:\n|\Z)|\n(?=[ \t]+\S))*"
 
 
 def _flow(value: str | Mapping[str, object]) -> str:
-    """A value in one line: JSON texts are YAML's, dates are written plain."""
+    """A value on one line: JSON texts are valid YAML, dates are written plain."""
     if isinstance(value, str):
         return value if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) else msgspec.json.encode(value).decode()
     parts = [

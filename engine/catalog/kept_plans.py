@@ -1,4 +1,4 @@
-"""Plans that frozen holdouts keep: an archived plan under today's limits, joined to today's plan.
+"""Joins today's plan with the archived plans that frozen holdouts keep, under today's limits.
 
 The archived plan decides: its experiments, flags, moments, policies, audiences and renderings. What protects customers
 and stocks is today's: an offer has the caps of both plans, today's stock, budget, purpose and dates where it is still
@@ -24,7 +24,7 @@ from engine.vocabulary import KEPT_MARK
 
 
 def with_kept_reads(specs: Specs) -> Specs:
-    """The specs with the traits and units that only the plans which they keep define, so that they are computed."""
+    """The specs with the traits and units that only their kept plans define, so that those are computed."""
     if not specs.kept:
         return specs
     traits, units = dict(specs.traits.traits), dict(specs.units.units)
@@ -35,7 +35,7 @@ def with_kept_reads(specs: Specs) -> Specs:
 
 
 def every_counter(specs: Specs, today: Specs) -> dict[str, int]:
-    """The counters that a plan or one that it keeps reads, each with the highest count that any compares."""
+    """The counters that a plan or its kept plans read, each with the highest count compared."""
     watched = watched_counters(specs)
     for archived in limited_plans(specs, today).values():
         for counter, count in every_counter(archived, today).items():
@@ -44,7 +44,7 @@ def every_counter(specs: Specs, today: Specs) -> dict[str, int]:
 
 
 def limited_plans(specs: Specs, today: Specs) -> dict[str, Specs]:
-    """The archived plan of each frozen holdout of `specs`, by its key, under the limits of `today`."""
+    """The archived plan of each frozen holdout of `specs`, by the holdout's key, under the limits of `today`."""
     return {
         holdout.key: _limit_plan(today, specs.kept[holdout.keeps], f"{KEPT_MARK}{holdout.key}{specs.policy_suffix}")
         for holdout in specs.layers.holdouts
@@ -53,7 +53,7 @@ def limited_plans(specs: Specs, today: Specs) -> dict[str, Specs]:
 
 
 def join_kept(plan: Plan, kept: Mapping[str, Plan]) -> Plan:
-    """The plan with the archived plan of each frozen holdout, and with what their decisions need to be counted."""
+    """The plan with each frozen holdout's archived plan, and the counters that their decisions need."""
     plans = kept.values()
     holdouts = {key: replace(holdout, kept=kept.get(key)) for key, holdout in plan.holdouts.items()}
     return replace(
@@ -75,14 +75,14 @@ def join_kept(plan: Plan, kept: Mapping[str, Plan]) -> Plan:
 
 
 def _all_kept(specs: Specs) -> Iterator[Specs]:
-    """Yield the plans that a plan keeps, and those that they keep."""
+    """Yield the plans that a plan keeps, and those kept by them."""
     for archived in specs.kept.values():
         yield archived
         yield from _all_kept(archived)
 
 
 def _limit_plan(today: Specs, archived: Specs, suffix: str) -> Specs:
-    """An archived plan's specs under today's limits; `suffix` tells its policies from today's."""
+    """An archived plan's specs under today's limits; `suffix` distinguishes its policies from today's."""
     current = {offer.key: offer for offer in today.every_offer()}
     return replace(
         archived,
@@ -102,7 +102,7 @@ def _limit_plan(today: Specs, archived: Specs, suffix: str) -> Specs:
 
 
 def _limit_channels(today: ChannelsFile, archived: ChannelsFile) -> ChannelsFile:
-    """The archived channels with today's caps beside their own, and today's silence."""
+    """The archived channels with today's caps added, and today's silence."""
     caps = {channel.key: channel.caps for channel in today.channels}
     channels = [
         msgspec.structs.replace(one, caps=[*one.caps, *(cap for cap in caps.get(one.key, []) if cap not in one.caps)])
@@ -112,7 +112,7 @@ def _limit_channels(today: ChannelsFile, archived: ChannelsFile) -> ChannelsFile
 
 
 def _limit_offer(today: OfferSpec | None, archived: OfferSpec) -> OfferSpec:
-    """An archived offer under today's limits; one that is no longer in the folder has its own."""
+    """An archived offer under today's limits; one that no longer exists keeps its own."""
     if today is None:
         return archived
     starts = [time for time in (today.start, archived.start) if time is not None]
@@ -134,7 +134,7 @@ def _limit_offer(today: OfferSpec | None, archived: OfferSpec) -> OfferSpec:
 
 
 def _join_offers(plan: Plan, kept: Mapping[str, Plan]) -> dict[str, Offer]:
-    """Today's offers and those that only kept plans have; an outcome counts under the names of both."""
+    """Today's offers and those of kept plans only; an outcome counts under both names."""
     found = dict(plan.offers)
     for one in kept.values():
         for key, offer in one.offers.items():

@@ -1,4 +1,4 @@
-"""Text files that people write: UTF-8, with or without the byte order mark that Excel puts first."""
+"""Reads text files written by people: UTF-8, with or without the byte order mark that Excel adds."""
 
 import codecs
 from collections.abc import Iterable

@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class PlanWatch:
-    """The running plan of `folder`.
+    """The running plan of `folder`, replaced when its files change.
 
     One thread polls; all others read `plan`, a single reference to an immutable value. A caller that has to prepare for
     a new plan takes it from `read_change` and passes it to `swap` afterwards; any other calls `poll`.
@@ -93,7 +93,7 @@ class PlanWatch:
         return self._specs.notify if self._specs is not None else NotifyFile()
 
     def poll(self) -> bool:
-        """Read the folder again if a file in it changed, and swap to its plan; returns whether there is a new one."""
+        """Read the folder again if a file changed, and swap to its plan; returns whether there is a new one."""
         plan = self.read_change()
         if plan is None:
             return False
@@ -101,7 +101,7 @@ class PlanWatch:
         return True
 
     def read_change(self) -> Plan | None:
-        """The new plan where a file changed, the folder is valid and its plan differs from the running one."""
+        """The new plan, if a file changed, the folder is valid, and its plan differs from the running one."""
         fingerprint = _read_fingerprint(self.folder)
         if fingerprint == self._fingerprint:
             self._candidate = None
@@ -126,7 +126,7 @@ class PlanWatch:
         return plan if plan.version != self.plan.version else None
 
     def swap(self, plan: Plan) -> None:
-        """Make `plan` the running one."""
+        """Make `plan` the running plan."""
         self.plan = plan
         if self._logs_changes:
             log.info("plan swapped", plan=plan.version)
@@ -147,7 +147,7 @@ class PlanWatch:
         return plan
 
     def _reject(self, error: CatalogError) -> None:
-        """Record the problems of a change that is not run."""
+        """Record the problems of a rejected change."""
         self.problems = error.problems
         self.rejected_changes += 1
         if self._logs_changes:
@@ -156,7 +156,7 @@ class PlanWatch:
 
 
 def check_start(folder: Path, archive: Archive) -> None:
-    """Raise where an engine should not start on `folder`; nothing is written.
+    """Raise an error if an engine should not start on `folder`; nothing is written.
 
     A running engine keeps its plan while its folder is away; one that starts was given a wrong name.
 
@@ -175,7 +175,7 @@ def check_start(folder: Path, archive: Archive) -> None:
 
 
 def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
-    """Yield what reaches more customers, or reaches them more often, because a restriction is missing.
+    """Yield specs that reach more customers, or reach them more often, because a restriction is missing.
 
     A restriction is missing where a spec lost it, has fewer of it, or is new and has none.
     """
@@ -191,7 +191,7 @@ def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
 
 
 def _restricted_specs(specs: Specs) -> dict[tuple[str, str], Spec]:
-    """Every spec that has restrictions of its own, by its kind and key."""
+    """Every spec with restrictions of its own, by kind and key."""
     feeds = {key: one.offers for key, one in specs.selections.items() if isinstance(one.offers, OffersSpec)}
     named: dict[str, Mapping[str, Spec]] = {
         "offer": specs.offers,
@@ -212,7 +212,7 @@ def _count_restrictions(spec: Spec, name: str) -> int:
 
 
 def _read_fingerprint(folder: Path) -> Fingerprint:
-    """Path, time of change and size of each file, without reading any; a missing folder has no files."""
+    """Path, time of change and size of each file, without reading any; empty for a missing folder."""
     files: list[tuple[str, int, int]] = []
     for place in (folder, folder / "offers", folder / FEEDS):
         try:

@@ -1,4 +1,4 @@
-"""Gives back to budgets what refunded orders had redeemed, within the `refunds` of the budget.
+"""Returns the redeemed amounts of refunded orders to budgets, within the `refunds` span of the budget.
 
 A refund is of the decision that it names, and of what the order redeemed whose id it has; a named offer or placement
 alone. It gives a claim's whole amount back, once, to the period that the claim was taken from: see `claims.py`. A
@@ -31,7 +31,7 @@ class _Refundable(NamedTuple):
 
 
 async def refund_budgets(pipeline: RedisPipeline, claims: Claims, plan: Plan, event: Event, now: float) -> None:
-    """Give back what a refund event is about; repeating it changes nothing.
+    """Return to budgets what a refund event covers; repeating it changes nothing.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -56,7 +56,7 @@ async def refund_budgets(pipeline: RedisPipeline, claims: Claims, plan: Plan, ev
 async def _refund_order(
     pipeline: RedisPipeline, claims: Claims, share: PoolShare, named: tuple[str, str], event: Event, *, now: float
 ) -> None:
-    """Give back what an order claimed of one pool; `named` are the order and the offer of the pool."""
+    """Return what an order claimed from one pool; `named` are the order and the offer of the pool."""
     order, offer = named
     found = await claims.find_order(share, order)
     if found and isinstance(event.properties.get("placement"), str):
@@ -68,7 +68,7 @@ async def _refund_order(
 
 
 async def _concerned(pipeline: RedisPipeline, decision_id: str, event: Event) -> list[str]:
-    """The offers of a decision that the event is about; the named one if the decision is not stored any more."""
+    """The offers of a decision that the event concerns; its named offer if the decision is no longer stored."""
     pending = await fetch_pending(pipeline, decision_id)
     named = event.properties.get("offer")
     if pending is None:
@@ -77,7 +77,7 @@ async def _concerned(pipeline: RedisPipeline, decision_id: str, event: Event) ->
 
 
 def _refundable(plan: Plan, properties: Mapping[str, object]) -> Iterator[_Refundable]:
-    """Yield the offers with refunds; of a refund that names an offer, that one."""
+    """Yield the offers whose budget takes refunds; only the named one if the refund names an offer."""
     named = properties.get("offer")
     for offer in plan.offers.values():
         budget = offer.limits.budget
@@ -86,7 +86,7 @@ def _refundable(plan: Plan, properties: Mapping[str, object]) -> Iterator[_Refun
 
 
 def _recent_shares(one: _Refundable, now: float) -> Iterator[PoolShare]:
-    """Yield the pools, of every period that is recent enough, in which a claim may still be remembered."""
+    """Yield the pools of every recent period that may still remember a claim."""
     earliest = now - one.refunds - seconds(one.budget.hold) - DAY
     at = now
     while True:

@@ -1,4 +1,4 @@
-"""The share of a budget that one showing claims: which period it counts in, and how much of it may be gone by now.
+"""The share of a budget that one showing claims: its period, and the limit of that period so far.
 
 Each day, week or month of a budget is a pool of its own, `OFFER@2026-11-30/week` by the first day of the period in the
 shop's time zone. A showing counts in the period in which it was decided, by the time in the decision's id. So every
@@ -18,7 +18,7 @@ _ID_TIME = 12
 
 
 def decided_at(decision_id: str, otherwise: float) -> float:
-    """When a decision was made (s since 1970), by its id; `otherwise` for an id that the engine did not make."""
+    """The time of a decision (s since 1970), by its id; `otherwise` for an id that the engine did not make."""
     try:
         return int(decision_id[:_ID_TIME], 16) / 1000 if len(decision_id) > _ID_TIME else otherwise
     except ValueError:
@@ -26,7 +26,7 @@ def decided_at(decision_id: str, otherwise: float) -> float:
 
 
 def budget_share(offer: Offer, budget: BudgetSpec, channel: str, at: float) -> PoolShare:
-    """The share of an offer's budget that a showing claims that was decided at `at` (s since 1970) on a channel."""
+    """The share of an offer's budget for a showing on a channel that was decided at `at` (s since 1970)."""
     cost = budget.cost_on(channel)
     period, begins, ends = "", offer.start, offer.end
     if budget.per is not None:
@@ -48,7 +48,7 @@ def budget_share(offer: Offer, budget: BudgetSpec, channel: str, at: float) -> P
 
 
 def period_of(per: BudgetPer, at: float, zone: str) -> tuple[str, float, float]:
-    """The first day of the period that `at` lies in, its begin, and the begin of the next (s since 1970)."""
+    """The first day of the period that contains `at`, its start, and the start of the next (s since 1970)."""
     place = ZoneInfo(zone)
     day = datetime.fromtimestamp(at, place).date()
     if per == "week":

@@ -1,4 +1,4 @@
-"""Claims on what must never be exceeded: caps on a customer, and the stock and budgets that customers share.
+"""Claims on limits that must never be exceeded: a customer's caps, and shared stocks and budgets.
 
 States of one claim in one pool, a stock or a budget (`pool.lua`):
 
@@ -105,11 +105,11 @@ class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counter(self) -> str:
-        """The name of the pool in the store: that of the period, where there is one."""
+        """The name of the pool in the store; for a budget by period that of the period."""
         return f"{self.name}@{self.period}" if self.period else self.name
 
     def limit_at(self, now: float) -> float | None:
-        """The limit at `now`: of an even pace it is the share of the period that is over."""
+        """The limit at `now`: with an even pace the elapsed share of the period."""
         if self.limit is None or not self.is_even:
             return self.limit
         return self.limit * min(max((now - self.begins) / (self.ends - self.begins), 0.0), 1.0)
@@ -131,7 +131,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """The reason for which a claim was refused, with the counter of the first failed cap, or the stock or budget.
+    """The reason of a refused claim, with the counter of the first failed cap, or the stock or budget.
 
     Of the stock of one place the reason is `stock`, and the name `PLACE/SKU`.
     """
@@ -152,7 +152,7 @@ class _CountedClaim(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Claims:
-    """The claims in one Redis. Every method raises StoreUnavailable where Redis does not answer in time."""
+    """The claims in one Redis. Every method raises StoreUnavailable if Redis does not answer in time."""
 
     def __init__(self, pipeline: RedisPipeline) -> None:
         self._pipeline = pipeline
@@ -160,7 +160,7 @@ class Claims:
     async def claim(
         self, key: ProfileKey, claims: Sequence[Claim], now: float, absorbed: Sequence[ProfileKey] = ()
     ) -> list[Denial | None]:
-        """The denial of each claim on the customer at `key`, None where it is granted; claims are counted in order.
+        """The denial of each claim on the customer at `key`, None if granted; claims are counted in order.
 
         Takes one round trip, and a second to give back the parts of refused claims. Where a coupon is claimed, it may
         be the one of a profile that was `absorbed`: to look at those takes a round trip before.
@@ -192,11 +192,11 @@ class Claims:
         return denials
 
     async def count(self, key: ProfileKey, claim: Claim, now: float) -> None:
-        """Count an event that already happened, whatever the caps: a redemption, a refusal, an exposure seen late."""
+        """Count an event that already happened, regardless of caps: a redemption, a refusal, a late exposure."""
         await self._count(key, [_counted(claim, caps=())], now)
 
     async def confirm(self, claim: Claim, now: float, order: str = "") -> bool:
-        """Confirm a claim in all of its pools or in none; after its hold expired, only if there is still enough.
+        """Confirm a claim in all of its pools or in none; an expired hold is confirmed only if enough is left.
 
         Pools are in different hash slots, so no script spans them: a claim in several is first secured in each. Budgets
         that can be refunded remember the claim by the id of its `order`.
@@ -213,16 +213,16 @@ class Claims:
         return all(await asyncio.gather(*confirming))
 
     async def refund(self, share: PoolShare, claim_ids: Iterable[str], now: float) -> None:
-        """Give the amounts of confirmed claims back to their budget, each once, as long as it remembers them."""
+        """Return the amounts of confirmed claims to their budget, each once, while the budget remembers them."""
         await asyncio.gather(*(self._pool("give_back", share, id_, now) for id_ in claim_ids))
 
     async def find_order(self, share: PoolShare, order: str) -> list[str]:
-        """The ids of the claims that an order confirmed in a budget, as long as it remembers them."""
+        """The ids of the claims that an order confirmed in a budget, while the budget remembers them."""
         reply = await self._pipeline.send("HGET", pool_key(share), f"o:{order_digest(order)}")
         return reply.decode().split("\n") if isinstance(reply, bytes) else []
 
     async def release(self, key: ProfileKey, claim: Claim, now: float, *, is_unseen: bool = False) -> None:
-        """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed.
+        """Release a claim and remove it from its counters; in pools that confirmed it, it stays confirmed.
 
         A coupon code that `is_unseen` is free again; any other stays with its customer and can still be redeemed.
         """
@@ -235,7 +235,7 @@ class Claims:
         await asyncio.gather(*released)
 
     async def set_stock(self, sku: str, level: float, now: float, place: str | None = None) -> None:
-        """Set the level of a stock, or of one place's, as counted at `now`, with the amounts on hold included."""
+        """Set the level of a stock, or of a place's stock, as counted at `now`, including amounts on hold."""
         await self._pool("level", replace(stock_share(sku, place), amount=level), "", now)
 
     async def read_left(self, share: PoolShare, now: float = math.inf) -> float:
@@ -262,7 +262,7 @@ class Claims:
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
 
     async def show_codes(self, claims: Mapping[str, str], now: float) -> dict[str, str]:
-        """The coupon codes that claims have, by offer, for an answer that shows them; `claims` are ids by offer."""
+        """The coupon codes of claims, by offer, for an answer that shows them; `claims` are ids by offer."""
         return await show_codes(self._pipeline, claims, now)
 
     async def read_counts(self, key: ProfileKey) -> Counts:
@@ -334,7 +334,7 @@ def _counted(claim: Claim, *, caps: Sequence[CapCheck] | None = None, release: b
 
 
 def _short(claim_id: str) -> str:
-    """The start of a claim's id, long enough to be unique among one customer's claims."""
+    """The start of a claim's id, long enough to be unique among a customer's claims."""
     return blake2b(claim_id.encode(), digest_size=6).hexdigest()
 
 
@@ -343,17 +343,17 @@ def _denial(caps: Sequence[CapCheck], failed: RedisReply) -> Denial | None:
 
 
 def stock_share(sku: str, place: str | None = None) -> PoolShare:
-    """One item of a stock, or of what a place has of the SKU."""
+    """One item of a SKU's stock, or of its stock at a place."""
     return PoolShare(pool="stock", name=sku) if place is None else PoolShare(pool="shelf", name=shelf_name(place, sku))
 
 
 def order_digest(order: str) -> str:
-    """The name under which a budget remembers an order; empty for none."""
+    """The digest by which a budget remembers an order; empty without an order."""
     return blake2b(order.encode(), digest_size=12).hexdigest() if order else ""
 
 
 def denial_reason(pool: PoolKind) -> DenialReason:
-    """The reason of a claim that a pool of this kind refused."""
+    """The reason for a claim that a pool of this kind refused."""
     return "stock" if pool == "shelf" else pool
 
 

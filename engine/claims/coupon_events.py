@@ -1,4 +1,4 @@
-"""Orders and redemptions that name a coupon code stand for the decision that gave it.
+"""Attributes orders and redemptions with a coupon code to the decision that gave the code.
 
 An event of `CONFIRMS` with the property `coupon` and no `decision_id` gets those of the code: its decision and offer.
 So caps, budget, learner and ledger take it as they take one that names the decision. The code is redeemed before the
@@ -23,7 +23,7 @@ INVALID = "coupon: is unknown, revoked, not given to anybody, or redeemed alread
 
 
 async def redeem_coupons(pipeline: RedisPipeline, plan: Plan, batch: IncomingEvents, now: float) -> IncomingEvents:
-    """The batch with the decisions of the codes that it redeems, and redemptions by other codes rejected.
+    """The batch with the decisions of redeemed codes; redemptions by other codes are rejected.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -37,7 +37,7 @@ async def redeem_coupons(pipeline: RedisPipeline, plan: Plan, batch: IncomingEve
 async def return_rejected(
     pipeline: RedisPipeline, redeemed: IncomingEvents, statuses: Sequence[EventStatus], now: float
 ) -> None:
-    """Take back the redemption of codes whose events were rejected after all: past a cap, or of an erased customer.
+    """Undo the redemption of codes whose events were rejected afterwards: by a cap, or for an erased customer.
 
     One that an earlier delivery of the same event brought stays, since its outcome was applied.
 
@@ -67,7 +67,7 @@ async def _redeem(
 
 
 def _coupon_of(item: Event | EventStatus) -> str | None:
-    """The code that an event redeems by itself; None of one that names its decision."""
+    """The code that an event redeems; None for an event that names its decision."""
     if not isinstance(item, Event) or item.event not in CONFIRMS or item.decision_id:
         return None
     code = item.properties.get("coupon")

@@ -1,4 +1,4 @@
-"""Unique coupon codes of an offer: imported, drawn once, redeemed or revoked; a code is shown to one person at most.
+"""Unique coupon codes of an offer: imported, drawn once, redeemed or revoked; no two customers see the same code.
 
 | state of a code | draw | redeem | release | undo | revoke |
 |---|---|---|---|---|---|
@@ -72,7 +72,7 @@ def change_coupon(pipeline: RedisPipeline, offer: str, arguments: Sequence[str])
 
 
 async def import_codes(pipeline: RedisPipeline, offer: str, codes: Sequence[str], now: float) -> int:
-    """Add codes to those of an offer; the number of them that are new. Importing again adds none."""
+    """Add codes to an offer; returns the number of new ones. Importing a code again adds none."""
     await pipeline.send("SADD", keyspace.COUPON_OFFERS, offer)
     new = 0
     for start in range(0, len(codes), AT_ONCE):
@@ -82,17 +82,17 @@ async def import_codes(pipeline: RedisPipeline, offer: str, codes: Sequence[str]
 
 
 async def revoke_code(pipeline: RedisPipeline, offer: str, code: str, now: float) -> str:
-    """Revoke a code that is free or drawn; its state before, empty for an unknown code."""
+    """Revoke a free or drawn code; returns its former state, empty for an unknown code."""
     return _text(await change_coupon(pipeline, offer, ["revoke", repr(now), code]))
 
 
 async def redeem_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> str:
-    """Redeem a code for an event; the claim that showed it last, empty where it cannot be redeemed."""
+    """Redeem a code for an event; returns the claim that showed it last, empty if it cannot be redeemed."""
     return _text(await change_coupon(pipeline, offer, ["redeem", repr(now), code, message_id]))
 
 
 async def return_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> None:
-    """Take back the redemption of a code for an event; nothing if another one did, or if it is confirmed."""
+    """Undo the redemption of a code by this event; does nothing if another event redeemed it or it is confirmed."""
     await change_coupon(pipeline, offer, ["undo_redeem", repr(now), code, message_id])
 
 
@@ -107,7 +107,7 @@ async def count_codes(pipeline: RedisPipeline, offer: str, now: float) -> Coupon
 
 
 async def show_codes(pipeline: RedisPipeline, claims: Mapping[str, str], now: float) -> dict[str, str]:
-    """The codes that claims have, by offer, for an answer that shows them; `claims` are claim ids by offer."""
+    """The codes of claims, by offer, for an answer that shows them; `claims` are claim ids by offer."""
     found = await asyncio.gather(
         *(change_coupon(pipeline, offer, ["show", repr(now), claim, "", ""]) for offer, claim in claims.items())
     )
@@ -117,7 +117,7 @@ async def show_codes(pipeline: RedisPipeline, claims: Mapping[str, str], now: fl
 async def read_codes(
     pipeline: RedisPipeline, offer: str, key: ProfileKey, absorbed: Sequence[ProfileKey] = ()
 ) -> list[CustomerCode]:
-    """The codes of an offer that the customer at `key`, with those `absorbed`, has; without the merged ones mostly one.
+    """An offer's codes of the customer at `key` and of those `absorbed`; without merges usually one.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -131,7 +131,7 @@ async def read_codes(
 
 
 async def merged_into(pipeline: RedisPipeline, key: ProfileKey, absorbed: Sequence[ProfileKey]) -> list[ProfileKey]:
-    """Those of the profiles that the customer at `key` absorbed whose entries lead to them still.
+    """The profiles absorbed by the customer at `key` whose entries still lead there.
 
     A browser that was shared too widely is a customer of its own again, and keeps its code.
     """
@@ -143,13 +143,13 @@ async def merged_into(pipeline: RedisPipeline, key: ProfileKey, absorbed: Sequen
 
 
 async def offers_with_codes(pipeline: RedisPipeline) -> list[str]:
-    """The offers that codes were ever imported for."""
+    """The offers for which codes were ever imported."""
     reply = await pipeline.send("SMEMBERS", keyspace.COUPON_OFFERS)
     return sorted(map(_text, reply)) if isinstance(reply, list | set) else []
 
 
 async def forget_customers(pipeline: RedisPipeline, erased: Iterable[ProfileKey]) -> None:
-    """Delete which codes erased customers had. The codes stay used: nobody else gets them.
+    """Delete the codes' links to erased customers. The codes stay used: no other customer gets them.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.

@@ -1,4 +1,4 @@
-"""Claims the limited offers of a decision; where a claim is refused, the placement is decided again without the offer.
+"""Claims the limited offers of a decision; if a claim is refused, the placement is decided again without the offer.
 
 One decision's claims pass these states, of which `claims.py` has those of each claim in its pools:
 
@@ -52,7 +52,7 @@ def _count_nothing(_share: PoolShare, _is_granted: bool) -> None:  # noqa: FBT00
 
 
 class OfferGrants:
-    """The claims of one worker, and the stocks and budgets that it last found empty.
+    """The claims of one worker, and the stocks and budgets that it found empty last.
 
     Every method raises StoreUnavailable where Redis does not answer in time; claims made until then expire.
     """
@@ -64,7 +64,7 @@ class OfferGrants:
         self._claims = claims
 
     async def read_low_pools(self, plan: Plan, now: float) -> dict[str, float]:
-        """The rest at `now` of each pool that was found empty: `stock:SKU`, `shelf:PLACE/SKU`, `budget:OFFER`.
+        """The rest at `now` of each pool found empty: `stock:SKU`, `shelf:PLACE/SKU`, `budget:OFFER`.
 
         Pools that were refilled are dropped from the list, and all of them under a new plan, which may allow more.
         """
@@ -77,7 +77,7 @@ class OfferGrants:
         return {pool: amount for (pool, share), amount in zip(low, left, strict=True) if now < share.ends}
 
     async def show_coupons(self, decision: Decision, now: float) -> dict[str, str]:
-        """The coupon codes that a decision's claims have, by offer, for its answer."""
+        """The coupon codes of a decision's claims, by offer, for its answer."""
         shown = [choice.offer for _, choice in decision.items() if not choice.is_silent]
         id_ = decision.answer.decision_id
         claims = {offer.key: claim_id(id_, offer.key) for offer in shown if offer.limits.coupons is not None}
@@ -93,7 +93,7 @@ class OfferGrants:
         *,
         absorbed: Sequence[ProfileKey] = (),
     ) -> Decision:
-        """The decision after every limited offer in it was claimed for the customer at `key`, with those `absorbed`.
+        """The decision once all its limited offers are claimed for the customer at `key` and those `absorbed`.
 
         A refused claim masks its offer and `decide_again` draws from the others; claims on offers that are not shown in
         the end are released. Takes one round trip where no claim is refused. An item that a place turns out not to have
@@ -141,7 +141,7 @@ class OfferGrants:
     async def _find_elsewhere(
         self, choice: Choice, claim: Claim, denial: Denial, short: dict[str, float], now: float
     ) -> bool:
-        """Whether a further place has the item that a place did not have; `short` gets the places that have not.
+        """Whether a further place has the item that one place lacked; adds places without it to `short`.
 
         The offer stays where one has: it was drawn, and which place hands it over changes no probability.
         """
@@ -177,7 +177,7 @@ class OfferGrants:
         *,
         absorbed: Sequence[ProfileKey] = (),
     ) -> dict[str, Denial]:
-        """Claim the offers of a prefetched decision that are exposed now; the denials by placement or item.
+        """Claim the offers of a prefetched decision that are exposed now; returns denials by placement or item.
 
         The customer is the one at `pending.key`, with those `absorbed`.
 
@@ -243,7 +243,7 @@ class OfferGrants:
 
 
 def _keep_granted(lost: dict[str, dict[str, Gate]], decision: Decision, granted: Collection[str]) -> None:
-    """Leave of lists that lost an offer in the last draw only what was granted: the rest of the list is shown."""
+    """The decision whose lists that lost an offer in the last draw show only the granted rest."""
     for placement, gone in lost.items():
         for item in decision.choices[placement].below and decision.choices[placement].items:
             if claim_id(decision.answer.decision_id, item.offer.key) in granted:
@@ -251,7 +251,7 @@ def _keep_granted(lost: dict[str, dict[str, Gate]], decision: Decision, granted:
 
 
 def _reserved_places(decision: Decision, granted: Collection[str]) -> dict[str, str]:
-    """By offer, the places that have the granted claims of a decision."""
+    """The places with granted claims of a decision, by offer."""
     return {
         choice.offer.key: choice.place.place.key
         for _, choice in decision.items()
@@ -260,7 +260,7 @@ def _reserved_places(decision: Decision, granted: Collection[str]) -> dict[str, 
 
 
 def _denied_whole(plan: Plan, channel: str, names: Iterable[str], denied: Mapping[str, Denial]) -> dict[str, Denial]:
-    """The exposed items of each list that must be shown as a whole and has a denied one, with that denial."""
+    """The exposed items of each all-or-nothing list with a denied item, with that denial."""
     first: dict[str, Denial] = {}
     for name, denial in denied.items():
         placement, position = split_item(name)
@@ -271,7 +271,7 @@ def _denied_whole(plan: Plan, channel: str, names: Iterable[str], denied: Mappin
 
 
 def _reserved_place(plan: Plan, pending: PendingDecision, offer: str) -> NearPlace | None:
-    """The place at which a decision offered the item; a place that was removed from the plan keeps its stock."""
+    """The place at which a decision offered the item, even if that place was removed from the plan."""
     key = pending.places.get(offer)
     if key is None:
         return None
@@ -280,7 +280,7 @@ def _reserved_place(plan: Plan, pending: PendingDecision, offer: str) -> NearPla
 
 
 def is_unlimited(choice: Choice, channel: str) -> bool:
-    """Whether showing a choice needs no claim, and no later event can change one: most offers of most shops.
+    """Whether showing a choice needs no claim and no later event changes one, as for most offers.
 
     What `required_claim` and `pending_of` would find out, at a fraction of their cost.
     """
@@ -299,7 +299,7 @@ def is_unlimited(choice: Choice, channel: str) -> bool:
 
 
 def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> PendingDecision | None:
-    """The part of a decision that later events need; None if no event can follow.
+    """The part of a decision that later events need; None if none can follow.
 
     Args:
         decision: as it is answered.
@@ -330,7 +330,7 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
 
 
 def _pools_of(decision: Decision, names: Collection[str]) -> dict[str, list[tuple[PoolKind, str]]]:
-    """By offer, the stocks and budgets in which a decision's placements and items of these names may have claims."""
+    """The stocks and budgets, by offer, in which these placements and items of a decision may have claims."""
     found: dict[str, list[tuple[PoolKind, str]]] = {}
     for name, choice in decision.items():
         if name in names:

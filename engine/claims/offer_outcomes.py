@@ -58,7 +58,7 @@ IncomingEvents = Sequence[Event | EventStatus]
 
 
 class _Redeemed(NamedTuple):
-    """A redeemed offer, its caps on redemptions, and the moments in which it was shown, with their begin."""
+    """A redeemed offer, its caps on redemptions, and the moments that showed it, with their start."""
 
     offer: Offer
     caps: list[Limit]
@@ -68,7 +68,7 @@ class _Redeemed(NamedTuple):
 async def admit_redemptions(
     store: ProfileStore, claims: Claims, plan: Plan, batch: IncomingEvents, now: float
 ) -> IncomingEvents:
-    """The batch with those redemptions rejected that a cap, or a moment that occurs once, does not allow.
+    """The batch, with redemptions rejected that a cap or a once-only moment forbids.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -85,7 +85,7 @@ async def admit_redemptions(
 async def apply_outcomes(
     store: ProfileStore, claims: Claims, plan: Plan, batch: IncomingEvents, statuses: Sequence[EventStatus], now: float
 ) -> None:
-    """Count the accepted events of a batch that are about offers, and confirm or release the offers' claims.
+    """Count a batch's accepted events about offers, and confirm or release the offers' claims.
 
     Applying an event again changes nothing.
 
@@ -164,7 +164,7 @@ async def _admit_readable(
 
 
 def _is_forgotten(event: Event, now: float) -> bool:
-    """Whether an event names only a decision, by whose id it is so old that its offers are not stored any more."""
+    """Whether an event only names a decision whose id shows that it is no longer stored."""
     if isinstance(event.properties.get("offer"), str) or not event.decision_id:
         return False
     try:
@@ -183,7 +183,7 @@ def _zone_of(profile: Profile, plan: Plan, now: float) -> str:
 
 
 def _event_claim(plan: Plan, offer: Offer, event: Event, zone: str) -> Claim:
-    """The claim that counts an event about an offer; it has no caps. All messages of one order are one purchase."""
+    """The claim, without caps, that counts an event about an offer. All messages of one order are one purchase."""
     counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
     order = order_id(event.properties) if event.event in PURCHASES else ""
     return Claim(
@@ -231,7 +231,7 @@ async def offers_of_event(store: ProfileStore, plan: Plan, event: Event) -> list
 
 
 def _depends(offer: Offer) -> bool:
-    """Whether what a showing claimed depends on its place or channel."""
+    """Whether a showing's claims depend on its place or channel."""
     return offer.limits.hand_over is not None or bool(offer.limits.budget and offer.limits.budget.costs)
 
 
@@ -242,7 +242,7 @@ async def _reserved(store: ProfileStore, event: Event) -> tuple[dict[str, str], 
 
 
 def _named_place(plan: Plan, event: Event) -> str | None:
-    """The place in an event's property `place`, for a decision that is not stored any more."""
+    """The place in an event's property `place`, for a decision that is no longer stored."""
     named = event.properties.get("place")
     return named if isinstance(named, str) and plan.places is not None and named in plan.places.by_key else None
 

@@ -1,4 +1,4 @@
-"""Paced pools and their shadow prices, computed alike by the learner and by a dry run.
+"""Paced pools and their shadow prices, by one computation for the learner and for dry runs.
 
 A pool is paced where the plan asks that a stock or budget lasts until its offers end. Its price starts at 0 with the
 first reading, is updated with every later one, and is dropped when the pool ends. Claimed and confirmed amounts count
@@ -32,7 +32,7 @@ class PacedPool(NamedTuple):
 
 
 def paced_pools(plan: Plan) -> dict[str, PacedPool]:
-    """The paced pools of a plan, by `stock:SKU` or `budget:OFFER`; one of several offers lasts until the last ends."""
+    """A plan's paced pools, by `stock:SKU` or `budget:OFFER`; a shared one lasts until its last offer ends."""
     found: dict[str, PacedPool] = {}
     for offer in plan.offers.values():
         for share in _paced_shares(offer):
@@ -74,7 +74,7 @@ def prices_by_offer(pools: Mapping[str, PacedPool], prices: Mapping[str, Pacing]
 
 
 def expected_worth(selection: Selection, policy: Policy, offer: str, context: Mapping[str, Value]) -> float:
-    """The expected reward of showing an offer in a context, times its value and lever where arbitration uses them."""
+    """The expected reward of showing an offer in a context, times its value and lever if arbitration uses them."""
     place = policy.arms.index(offer)
     x = selection.features.vector(context) if policy.dim else None
     worth = float(policy.expected(x, candidates=np.array([place]))[0])

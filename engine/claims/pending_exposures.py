@@ -76,7 +76,7 @@ async def store_pending(
 
 
 async def fetch_pending(pipeline: RedisPipeline, decision_id: str) -> PendingDecision | None:
-    """The pending decision of this id, None if there is none.
+    """The pending decision with this id; None if there is none.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -115,7 +115,7 @@ async def delete_pending_of(
 
 
 def concerned_offers(pending: PendingDecision, properties: Mapping[str, object]) -> list[PendingOffer]:
-    """The offers of a decision that an event is about: of a named placement, and of a list only a named item.
+    """A decision's offers that an event concerns: of a named placement, and of a list only a named item.
 
     An item is named by its offer, or by its place as in `home_row[2]`; the learner requires the same.
     """
@@ -129,7 +129,7 @@ def concerned_offers(pending: PendingDecision, properties: Mapping[str, object])
 
 
 async def release_if_erased(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision, now: float) -> None:
-    """Release what an exposure has just claimed, if its customer was erased between its look and its claim.
+    """Release an exposure's new claims if its customer was erased between the look-up and the claim.
 
     Looked up after the claim: an erasure that swept before it had nothing to release.
 

@@ -30,12 +30,12 @@ class ShowingContext(NamedTuple):
 
 
 def claim_id(decision_id: str, offer: str) -> str:
-    """The id of the claim on an offer of a decision. A decision shows no offer twice, so the id is unique."""
+    """The id of the claim on an offer of a decision, unique because a decision shows no offer twice."""
     return f"{decision_id}:{offer}"
 
 
 def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, showing: ShowingContext) -> Claim | None:
-    """The claim that must be granted before a choice is shown; None where it has no limits.
+    """The claim that must be granted before a choice is shown; None if it has no limits.
 
     `name` is the placement, or the item of a list.
     """
@@ -65,17 +65,17 @@ def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, show
 
 
 def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
-    """The number of entries to store per counter, so that every rule that reads one of them sees enough."""
+    """The number of entries to store per counter, so that every rule can read as many as it needs."""
     return max((COUNTER_ENTRIES, *(plan.watched.get(counter, 0) for counter in counters)))
 
 
 def cap_check(cap: Limit, showing: ShowingContext) -> CapCheck:
-    """A cap with the begin of its window."""
+    """A cap with the start of its window."""
     return CapCheck(cap.counter, cap.count, cap_window_start(cap, showing.now, showing.zone, showing.former))
 
 
 def moment_checks(moment: Moment, showing: ShowingContext, began: float) -> list[CapCheck]:
-    """The check that a moment that began at `began` has not occurred before; none where it may occur often."""
+    """The check that a moment begun at `began` has not occurred before; empty if it may repeat."""
     if not moment.counter:
         return []
     return [CapCheck(moment.counter, 1, once_window_start(moment, showing.now, showing.zone, showing.former, began))]
@@ -112,7 +112,7 @@ def pool_shares(offer: Offer, place: str | None = None, channel: str = "", *, at
 
 
 def every_share(plan: Plan, offer: Offer, at: float) -> list[PoolShare]:
-    """The shares that a showing of an offer decided `at` may claim: of an item of places, one at each of them."""
+    """The shares that showing an offer decided `at` may claim; for a stock by place one per place."""
     rule, places = offer.limits.hand_over, plan.places
     if rule is None or places is None:
         return pool_shares(offer, at=at)

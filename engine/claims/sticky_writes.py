@@ -27,7 +27,7 @@ _WRITE = load_script(Path(pipeline_module.__file__).with_name("write.lua"))
 async def write_sticky(
     store: ProfileStore, resolved: FetchedCustomer, entries: Mapping[str, str], live: Container[str]
 ) -> None:
-    """Store a decision's sticky entries, and drop those of experiments that are not `live` any more.
+    """Store a decision's sticky entries, and drop those of experiments that are not `live`.
 
     An entry that another decision stored since the customer was read stands. Gives up after `ATTEMPTS` conflicts.
 

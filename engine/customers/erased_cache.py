@@ -1,4 +1,4 @@
-"""Digests of recently erased customers, so that a process names none of them while the store is unreachable.
+"""Digests of recently erased customers, so that no answer names one of them while the store is unreachable.
 
 Invariants:
 - The cache only grows. A digest is added within `SECONDS` of its announcement while the store answers.
@@ -48,5 +48,5 @@ class ErasedCache:
         return bool(entries)
 
     def names(self, ids: CustomerIds) -> bool:
-        """Whether the strongest of `ids` was erased. Weaker ones do not count: a device may be another customer's."""
+        """Whether the strongest of `ids` was erased. Weaker ids do not count: a device may be another customer's."""
         return identifier_digest(keys.strongest_identifier(ids)).encode() in self._digests

@@ -59,7 +59,7 @@ BATCH = 100  # a larger batch would delay the decisions of this process
 
 
 class _IngestItem:
-    """One event, or without one a login: the exposure of a decision that was bucketed by `unit`."""
+    """An event, or a login without one: the exposure of a decision that was bucketed by `unit`."""
 
     __slots__ = (
         *("error", "event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit"),
@@ -218,7 +218,7 @@ class IngestQueue:
         await batch.find_earlier(self._pipeline, [item.mark for item in items if item.mark])
 
     async def _reduce(self, items: Sequence[_IngestItem], batch: WriteBatch, *, one_by_one: bool) -> _Reduced:
-        """Applies every item to the batch; with `one_by_one` each is tried first, and left out if it fails.
+        """Applies every item to the batch; with `one_by_one` each is tried first, and a failing one is left out.
 
         Other requests run in between: nothing is written until all items are applied, and `write` detects changes.
         """
@@ -260,7 +260,7 @@ class IngestQueue:
         return reduced
 
     def _try(self, item: _IngestItem, found: ResolvedIdentity) -> Exception | None:
-        """The error of applying an item to its customer as merged, and of encoding the outcome; None if it has none."""
+        """The error of applying an item to its merged customer and encoding the result; None if it succeeds."""
         after = found.profile
         try:
             if item.event is not None:

@@ -1,4 +1,4 @@
-"""Changes a stored customer without an event: reads all that is stored of them, and writes only over what was read."""
+"""Changes a stored customer without an event: reads all their data, and writes only if it is unchanged since."""
 
 from collections.abc import Callable
 from typing import Final, Literal

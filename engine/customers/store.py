@@ -143,7 +143,7 @@ class ProfileStore:
         return found
 
     def _look_up(self, ids: CustomerIds, now: float, *, counts: bool) -> tuple[list[str], LookAtCustomer]:
-        """The keys of a customer's entries, and what reads their values. Errors as in `fetch`."""
+        """The keys of a customer's entries, and the function that reads their values. Errors as in `fetch`."""
         idents = keys.keyed_ids(ids, self.hash_key)
         if not idents:
             raise BadInput("customer: no identifier; send at least one of user_id, anonymous_id, email, phone, …")

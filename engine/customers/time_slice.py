@@ -1,4 +1,4 @@
-"""Long computations on the event loop give way to other requests after a few milliseconds."""
+"""Lets long computations on the event loop yield to other requests after a few milliseconds."""
 
 import asyncio
 import time
@@ -8,13 +8,13 @@ SLICE_SECONDS = 0.002
 
 
 class TimeSlice:
-    """The share of the event loop that one request has used since others could run."""
+    """The time that one request has held the event loop since others could run."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + SLICE_SECONDS
 
     async def give_way(self) -> None:
-        """Let others run if the slice is used up. Called between the parts of a computation."""
+        """Let other requests run if the slice is used up. Call it between the parts of a computation."""
         if time.perf_counter() >= self._until:
             await asyncio.sleep(0)
             self._until = time.perf_counter() + SLICE_SECONDS

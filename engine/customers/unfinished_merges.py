@@ -1,4 +1,4 @@
-"""Merges that a crash interrupted: this module finds them, `ProfileStore.finish_merges` completes them."""
+"""Finds merges that a crash interrupted; `ProfileStore.finish_merges` completes them."""
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customers.redis.keys import ProfileKey
@@ -19,7 +19,7 @@ async def read_begun_merges(pipeline: RedisPipeline) -> dict[ProfileKey, Profile
 async def find_unfinished_merges(
     pipeline: RedisPipeline, rules: ProfileRules
 ) -> list[tuple[ProfileKey, FrozenProfile]]:
-    """Returns the merges to repeat. Drops the notes of completed ones and erases sources whose target was erased."""
+    """Returns the merges to repeat. Drops notes of completed ones, and erases sources whose target was erased."""
     found: list[tuple[ProfileKey, FrozenProfile]] = []
     for source, target in (await read_begun_merges(pipeline)).items():
         try:

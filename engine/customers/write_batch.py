@@ -1,4 +1,4 @@
-"""One optimistic attempt to write a batch: entries as read, changes in memory, and crash-safe writes across hash slots.
+"""One optimistic attempt to write a batch: entries as read, changes in memory, crash-safe writes across hash slots.
 
 Invariants:
 - A write names the prefix of the entry that was read (`entry_prefix`); after a concurrent change it fails.
@@ -134,7 +134,7 @@ class WriteBatch:
         return targets - self._stored.keys() - self.unreadable.keys()
 
     async def find_earlier(self, pipeline: RedisPipeline, digests: Sequence[bytes]) -> None:
-        """Looks for these digests among those that were moved out of the values that `put` got."""
+        """Looks for these digests among those that were moved out of the values given to `put`."""
         full = [key for key, seen in self._seen.items() if is_full(seen, self._rules.seen_limit)]
         found = await asyncio.gather(*(find_earlier(pipeline, key, digests) for key in full))
         for key, marks in zip(full, found, strict=True):
@@ -148,7 +148,7 @@ class WriteBatch:
         return any(mark in self._marks_of(key) for key in dict.fromkeys(places))
 
     def _earlier(self, key: ProfileKey) -> list[ProfileKey]:
-        """Returns the known customers that an identifier named earlier, and those they were merged into."""
+        """Returns the known customers that an identifier named earlier, and those that they were merged into."""
         entry = self.entries.get(key)
         waiting = list(earlier_targets(entry))
         found: list[ProfileKey] = []
@@ -202,7 +202,7 @@ class WriteBatch:
         return [merge_event(source.profile.id, found.profile.id, time, received, idents) for source in new]
 
     def _unmark(self, profile: Profile, sources: Sequence[MergeSource]) -> Profile:
-        """Removes the marks of sources that only this batch has seen: nothing of them is stored that could be repeated.
+        """Removes the marks of sources that only this batch has seen, since nothing stored could be repeated.
 
         Another process may store a profile under such a key before it finds the pointer. With the mark, the merge of
         that profile would count as done and its events would be lost.
@@ -215,7 +215,7 @@ class WriteBatch:
         return replace(profile, merged=[mark for mark in profile.merged if mark not in unstored])
 
     def pending(self) -> list[list[KeyedId]]:
-        """Returns the merges that others began: the target and the frozen source of each."""
+        """Returns the merges that other processes began: the target and the frozen source of each."""
         return [
             [KeyedId(entry.kind, entry.id, entry.to), KeyedId("anonymous_id", "", key)]
             for key, entry in self._stored.items()
@@ -223,7 +223,7 @@ class WriteBatch:
         ]
 
     def keep(self, found: ResolvedIdentity, profile: Profile) -> None:
-        """Changes the customer without a message."""
+        """Stores the customer without counting a message."""
         if profile != self.profile(found):
             self._draft(found.name)
             self.entries[found.name.key] = profile
@@ -241,7 +241,7 @@ class WriteBatch:
         self.entries[key] = profile
 
     def check_storable(self) -> None:
-        """Raises what encoding a changed customer raises, before anything of the batch is journaled or written."""
+        """Raises the error of encoding a changed customer before anything of the batch is journaled or written."""
         for key in self._drafts:
             if (entry := self.entries[key]) is not None:
                 encode_entry(entry)
@@ -264,7 +264,7 @@ class WriteBatch:
         return len(done) == len(drafts)
 
     async def _reserve(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite], now: float) -> bool:
-        """Reserves new identifiers for the customers that get them; returns False if another process was faster."""
+        """Reserves new identifiers for their customers; returns False if another process was faster."""
         made: dict[ProfileKey, Reservation] = {}
         for draft in drafts:
             key = draft.name.key
@@ -304,7 +304,7 @@ class WriteBatch:
     def _write_entry(
         self, pipeline: RedisPipeline, key: ProfileKey, entry: Pointer | Profile | FrozenProfile
     ) -> "asyncio.Future[RedisReply]":
-        """Writes an entry alone; what is stored beside it stays."""
+        """Writes an entry alone; data stored beside it stays unchanged."""
         before = entry_prefix(self._stored.get(key))
         values = (before, encode_entry(entry), self._life(entry), b"", 0, b"", 0, b"", b"", b"", "")
         return pipeline.call(_WRITE, keyspace.customer_keys(key), values)
@@ -345,7 +345,7 @@ class WriteBatch:
         )
 
     def _follow_up(self, pipeline: RedisPipeline, draft: _CustomerWrite) -> "list[asyncio.Future[RedisReply]]":
-        """Turns merged profiles into pointers, and starts the expiry of used pointers again."""
+        """Turns merged profiles into pointers, and renews the expiry of used pointers."""
         to = draft.name.key
         life = self._life(self.entries[to])
         calls = []

@@ -62,7 +62,7 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
-    """The answer of a choice."""
+    """The answer that the storefront gets for a placement's choice."""
     not_before = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
     if choice.position:
         return OfferAnswer(
@@ -85,13 +85,13 @@ def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
 
 
 def find_creative(offer: Offer, channel: str, key: str | None) -> Creative | None:
-    """A creative of an offer on a channel: the one with this key, else the first; None where the offer has none."""
+    """The creative of an offer on a channel: the one with this key, else the first; None if the offer has none."""
     creatives = offer.creatives.get(channel, ())
     return next((one for one in creatives if one.key == key), creatives[0] if creatives else None)
 
 
 def force_creative(offer: Offer, channel: str, key: str) -> DrawnCreative | None:
-    """A creative that a preview names; None where it names none."""
+    """The creative that a preview names; None if the preview names no creative."""
     if not key or not any(one.key == key for one in offer.creatives.get(channel, ())):
         return None
     return DrawnCreative(key=key, propensity=1.0, candidates=[key], probabilities=[1.0])
@@ -100,7 +100,7 @@ def force_creative(offer: Offer, channel: str, key: str) -> DrawnCreative | None
 def render_offer(
     plan: Plan, offer: Offer, channel: str, attributes: Mapping[str, object], key: str | None = None
 ) -> tuple[Mapping[str, object], str | None]:
-    """An offer's rendering on a channel, with its language where it is by language.
+    """An offer's rendering on a channel, in the customer's language if the offer has several.
 
     The language is the customer's, by trait or context, if the offer speaks it; else the shop's; else its first. Of
     several creatives it is the one with the `key`, or the first.
@@ -134,7 +134,7 @@ def _fill_text(value: object, code: str) -> object:
 
 
 def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
-    """The answer of one offer that is shown."""
+    """The answer for one shown offer."""
     creative = choice.creative
     rendering, language = render_offer(
         plan, choice.offer, facts.channel, facts.attributes, None if creative is None else creative.key
@@ -154,7 +154,7 @@ def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
 
 
 def _answer_place(offer: Offer, near: NearPlace) -> PlaceAnswer | None:
-    """The place that hands the item of an offer over."""
+    """The place that hands an offer's item over, as the storefront gets it."""
     stock, (place, km) = offer.limits.stock, near
     if stock is None or stock.by is None:
         return None
@@ -171,7 +171,7 @@ def _answer_place(offer: Offer, near: NearPlace) -> PlaceAnswer | None:
 
 
 def withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
-    """The choice of a fallback, or silence where it must not be shown.
+    """The choice of a fallback, or silence if the fallback must not be shown.
 
     No gate closes a fallback. But the shop does not write to a customer past their caps, or while its `suppress` holds,
     and an answer shows no offer twice.
@@ -186,7 +186,7 @@ def withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collectio
 
 
 def force_offer(plan: Plan, channel: str, forced: str) -> Choice:
-    """The offer of a preview; `OFFER/CREATIVE` forces a creative of it too."""
+    """The offer that a preview forces; `OFFER/CREATIVE` also forces one of its creatives."""
     key, _, creative = forced.partition("/")
     offer = plan.offers[key]
     return Choice(offer=offer, reason="preview", propensity=1.0, creative=force_creative(offer, channel, creative))

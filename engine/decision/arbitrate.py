@@ -62,7 +62,7 @@ def arbitrate(
 def worth_their_price(
     rule: Arbitration | None, expected: Floats, prices: Floats, places: Ints, attributes: Mapping[str, object]
 ) -> NDArray[np.bool_]:
-    """Whether each candidate at `places` is worth its shadow price (n,) to this customer, bool (n,).
+    """Tests for each candidate at `places` whether it is worth its shadow price (n,) to this customer: bool (n,).
 
     An offer's worth is its expected reward (n,) times the factors that arbitration weighs it by. One with a price must
     bring that much more than the best of those without; the fallback is one of these and brings 0.

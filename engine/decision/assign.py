@@ -58,7 +58,7 @@ A flag with a default has that for a variant with each of these reasons.
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """The variant's index and the id it was hashed over; index -1 and no id where the reason gives no variant.
+    """The variant's index and the id that was hashed; index -1 and no id if the reason gives no variant.
 
     `rule` is the experiment of the rule that decided, None where none did. `kept` is the experiment as an archived plan
     has it, where that decided: the index is of its variants.
@@ -103,7 +103,7 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
 
 
 def _assign_kept(kept: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
-    """The result of the archived plan for a subject of a frozen holdout; a flag that it does not have its default.
+    """The assignment by the archived plan for a subject of a frozen holdout; its default for a flag that it lacks.
 
     The reason is `holdout` whatever it gives, so that no report of today's experiment counts the subject.
     """
@@ -115,7 +115,7 @@ def _assign_kept(kept: Plan, experiment: Experiment, subject: Subject, now: floa
 
 
 def _assign_without_default(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
-    """The subject's variant, none where only the default of a flag is left."""
+    """The subject's variant; no variant if only the flag's default applies."""
     spec = experiment.spec
     if spec.status == "paused" or experiment.key in plan.paused:
         return Assignment("paused")
@@ -146,7 +146,7 @@ def _assign_without_default(plan: Plan, experiment: Experiment, subject: Subject
 
 
 def _assign_shipped(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
-    """The variant that was shipped, for all of the experiment's audience but who is held out."""
+    """The shipped variant, for every subject in the experiment's audience outside the holdouts."""
     for name in subject.names:
         if name is not None and name in experiment.forced:
             return Assignment("forced", experiment.forced[name], name)
@@ -160,7 +160,7 @@ def _assign_shipped(plan: Plan, experiment: Experiment, subject: Subject, now: f
 
 
 def is_same_for_everyone(plan: Plan, experiment: Experiment, named: Collection[Unit], now: float) -> bool:
-    """Whether the assignment at `now` (s since 1970) needs no id of a customer, so that a stranger may be given it.
+    """Whether the assignment at `now` (s since 1970) needs no customer id, so that unknown visitors can have it too.
 
     Whatever an earlier decision or another experiment may have settled for a customer needs one: sticky entries,
     prerequisites, and holdouts and filters by a unit that the request does not name. `named` are the units other than
@@ -208,7 +208,7 @@ def _assign_by_hash(plan: Plan, experiment: Experiment, subject: Subject, unit: 
 
 
 def _assign_period(design: Switchback | None, unit: str, now: float) -> Assignment | None:
-    """The variant of a unit that a switchback lets in, in the period of `now`; None of any other experiment."""
+    """The variant that a switchback gives the unit in the period of `now`; None for any other experiment."""
     if design is None:
         return None
     begin = datetime.fromtimestamp(design.begin(now), UTC).isoformat(timespec="seconds")
@@ -224,7 +224,7 @@ def _is_held_out(experiment: Experiment, subject: Subject) -> bool:
 
 
 def _assign_by_rules(plan: Plan, flag: Experiment, subject: Subject, now: float) -> Assignment:
-    """The assignment by the first rule of the flag that gives a variant; `default` where none does.
+    """The assignment by the flag's first rule that gives a variant; `default` if no rule does.
 
     A unit that a holdout keeps out of a rule's experiment gets what the flag gives without it, with the reason
     `holdout` and that rule, so that the report of the holdout finds it as it finds those who have a variant.
@@ -250,7 +250,7 @@ def _assign_by_rules(plan: Plan, flag: Experiment, subject: Subject, now: float)
 
 
 def _assign_by_rule(plan: Plan, rule: Rule, subject: Subject, now: float) -> Assignment:
-    """The assignment by one rule, with the rule's own index of the variant."""
+    """The assignment by one rule of a flag; its index counts the rule's own variants."""
     experiment = rule.experiment
     if not experiment.start <= now < experiment.end:
         return Assignment("not_started" if now < experiment.start else "ended")
@@ -273,7 +273,7 @@ def _assign_by_rule(plan: Plan, rule: Rule, subject: Subject, now: float) -> Ass
 
 
 def _is_met(plan: Plan, need: Requirement, subject: Subject, now: float) -> bool:
-    """Whether the subject has in another experiment what a prerequisite asks for."""
+    """Whether the subject meets a prerequisite: the required variant of another experiment."""
     other = plan.experiments.get(need.experiment)
     if other is None:  # a draft
         return need.is_off

@@ -1,4 +1,4 @@
-"""The attributes of a decision: what conditions and features read, from profile, request and clock.
+"""Builds the attributes that conditions and features read, from the profile, the request and the clock.
 
 Of a customer who has not consented to profiling: who they are, and not what they did.
 """
@@ -28,7 +28,7 @@ STATED: Final = (
 
 
 def usable_profile(plan: Plan, profile: Profile, now: float) -> Profile:
-    """The profile that a decision at `now` (s since 1970) may use.
+    """The profile as a decision at `now` (s since 1970) may read it.
 
     Where `identities.yaml` names a purpose under `profiling` and the customer has not consented to it, the profile has
     no orders, visits, affinities, answers, journeys or times of events, and nothing computed from them. Caps hold all
@@ -60,7 +60,7 @@ def build_attributes(
 
 
 def overlay_context(attributes: dict[str, object], context: Mapping[str, object]) -> None:
-    """Write a request's context over the profile's attributes, in place: the request knows the present better.
+    """Writes a request's context over the profile's attributes, in place: the request's values are newer.
 
     `loyalty.tier` names one trait, whether the context has it flat or nested.
     """
@@ -88,7 +88,7 @@ def _overlay(attributes: dict[str, object], context: Mapping[str, object], owned
 
 
 def _own_branch(tree: dict[str, object], name: str, owned: Branches) -> dict[str, object]:
-    """A copy of the branch of that name, put in its place: the branch may belong to the request, which stays as is."""
+    """Replaces the branch of that name by a copy, since a request that owns it must not change; returns the copy."""
     branch = tree.get(name)
     if isinstance(branch, dict) and owned.get(id(branch)) is branch:
         return branch
@@ -99,7 +99,7 @@ def _own_branch(tree: dict[str, object], name: str, owned: Branches) -> dict[str
 
 
 def local_clock(now: float, zone: str) -> dict[str, object]:
-    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, and now, for conditions."""
+    """Hour (0 to 24, with its fraction) and weekday (Monday is 0) at the customer, and the time, for conditions."""
     local = now + _utc_offset(zone, int(now // QUARTER))
     day = local // 86_400
     return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7, NOW: now}
@@ -107,6 +107,6 @@ def local_clock(now: float, zone: str) -> dict[str, object]:
 
 @lru_cache(1024)
 def _utc_offset(zone: str, quarter: int) -> float:
-    """Seconds that a zone is ahead of UTC, cached per quarter of an hour: clocks are changed at quarters."""
+    """Seconds that a zone is ahead of UTC, cached per quarter of an hour, since offsets change at quarters."""
     offset = datetime.fromtimestamp(quarter * QUARTER, ZoneInfo(zone)).utcoffset()
     return offset.total_seconds() if offset else 0.0

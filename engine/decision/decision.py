@@ -1,4 +1,4 @@
-"""`decide`: one request -> one Decision, which is what is answered and what is to be logged of it.
+"""`decide` turns one request into one `Decision`: the answer to the storefront and the records for the log.
 
 Pure: no I/O, no clock, no global. The same plan, snapshots, profile, request, time and options give the same decision.
 """
@@ -101,7 +101,7 @@ DEFAULT_OPTIONS = DecideOptions()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer to the storefront; `ttl` in seconds. `warnings` name identifiers of the request that name nobody."""
+    """The answer to the storefront; `ttl` is in seconds, `warnings` name identifiers that are placeholders."""
 
     decision_id: str
     customer: str
@@ -115,7 +115,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer, and what is to be logged and stored if it is given.
+    """The answer, with the records and the stored entries that follow from it.
 
     `sides` are those of frozen holdouts. `sticky_entries` are to be added to the customer's profile (usually none);
     `zone` and `counts` are the customer's. `decide` leaves the rest to its caller: `trace` is what a replay needs,
@@ -139,7 +139,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     erased: bool = False
 
     def items(self) -> Iterator[tuple[str, Choice]]:
-        """Yield the name of each item with its choice; a placement that shows one offer is one item of its own name."""
+        """Yields each item's name and choice; a placement that shows one offer is one item with its own name."""
         for placement, choice in self.choices.items():
             for item in choice.items:
                 yield item_name(placement, item.position), item
@@ -155,7 +155,7 @@ def decide(
     decision_id: str | None = None,
     options: DecideOptions = DEFAULT_OPTIONS,
 ) -> Decision:
-    """Decide all that `request` asks for.
+    """Decides every placement and experiment of `request`.
 
     Args:
         plan: what is running.
@@ -208,7 +208,7 @@ def decide(
 
 
 def with_coupons(decision: Decision, codes: Mapping[str, str]) -> Decision:
-    """The decision with the customer's coupon codes in its answer, by offer."""
+    """The decision with each offer's coupon code filled into its answer."""
     if not codes:
         return decision
     offers = {placement: fill_coupon(one, codes) for placement, one in decision.answer.offers.items()}
@@ -216,13 +216,13 @@ def with_coupons(decision: Decision, codes: Mapping[str, str]) -> Decision:
 
 
 def _digest_id(profile: Profile, request: DecideRequest, now: float) -> str:
-    """The id of a decision whose caller gives none."""
+    """The decision id for a caller that gives none."""
     key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
     return blake2b(key, digest_size=16).hexdigest()
 
 
 def _check_request(plan: Plan, request: DecideRequest) -> None:
-    """Raise BadInput for a channel or placement that the plan does not have, or one asked for twice."""
+    """Raises BadInput for a channel or placement that is not in the plan, or one that is requested twice."""
     if request.channel == CAMPAIGN_CHANNEL and plan.campaigns.keys() >= set(request.placements):
         return  # the engine's own: `schedule` and the replay of what it chose
     if request.channel not in plan.channels:
@@ -289,7 +289,7 @@ def _subject_of(
 def _assign_experiments(
     assigner: ExperimentAssigner, request: DecideRequest
 ) -> tuple[dict[str, Assigned], dict[str, ExperimentAnswer]]:
-    """The assignments and the answers of the experiments: those asked for, then those of the placements."""
+    """Assignments and answers of experiments: the requested ones, then those of the requested placements."""
     plan = assigner.plan
     assigned: dict[str, Assigned] = {}
     answers: dict[str, ExperimentAnswer] = {}
@@ -316,7 +316,7 @@ def _assign_experiments(
 
 
 class _PlacementQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The input that the choices of all placements share; `kept` is the archived plan of who is held out by it."""
+    """The input shared by all placements' choices; `kept` is the archived plan of a customer in its holdout."""
 
     plan: Plan
     kept: Plan | None
@@ -328,7 +328,7 @@ class _PlacementQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _choose_offers(query: _PlacementQuery, request: DecideRequest) -> dict[str, Choice]:
-    """The choice of each placement, in the order of the request: an offer shown in one is closed in those after it."""
+    """The choice of each placement, in request order: an offer shown in one placement is closed for later ones."""
     plan, facts, options = query.plan, query.facts, query.options
     choices: dict[str, Choice] = {}
     shown: list[str] = []
@@ -357,7 +357,7 @@ def _choose_at(
     shown: Collection[str],
     silence: tuple[OfferReason, float | None] | None,
 ) -> tuple[Choice, int]:
-    """The choice of one placement, and the number of offers that it shows: by the plan that decides for the customer.
+    """The choice of one placement and its number of positions, by the plan that decides for the customer.
 
     Where the kept plan does not have the placement it shows today's fallback, and sends nothing on an outbound channel.
     """
@@ -391,7 +391,7 @@ def _choose_at(
 
 
 def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
-    """The reason why an outbound channel sends nothing in its quiet hours, and their end."""
+    """The reason why an outbound channel sends nothing in quiet hours, and the end of those hours."""
     quiet = plan.quiet.get(facts.channel)
     until = quiet_until(quiet, facts.now, facts.zone) if quiet is not None else None
     if quiet is None or until is None:

@@ -1,4 +1,4 @@
-"""The experiments of one decision: which are asked for, what each answers, what is logged and bound."""
+"""Assigns the experiments of one decision: which apply, their answers, log rows and sticky entries."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -16,7 +16,7 @@ from engine.vocabulary import CAMPAIGN_CHANNEL, KEPT_MARK, PERIOD
 
 
 class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
-    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment.
+    """The variant and its payload, or none; `reason` is an `AssignmentReason`, or `unknown` for a missing key.
 
     `rule` is the name of the flag's rule that decided.
     """
@@ -31,7 +31,7 @@ NO_CONTEXT: Context = {}
 
 
 class HoldoutSide(msgspec.Struct, frozen=True, gc=False):
-    """The side of a frozen holdout on which a customer is, for the log; `context` has the unit that was hashed."""
+    """A customer's side of a frozen holdout, for the log; `context` has the hashed unit."""
 
     holdout: Holdout
     is_held_out: bool
@@ -47,7 +47,7 @@ UNKNOWN = ExperimentAnswer(None, None, "unknown")
 
 
 class Assigned(msgspec.Struct, frozen=True, gc=False):
-    """One experiment's part of a decision, for the log.
+    """The assignment of one experiment in one decision, for the log.
 
     `crossover` is True where the customer may have met another variant as a visitor, before they were known. `context`
     has the traits that reports of the experiment need.
@@ -60,23 +60,23 @@ class Assigned(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def decided(self) -> Experiment:
-        """The experiment whose variants the assignment means: that of the archived plan, where that decided."""
+        """The experiment that owns the variant: the archived plan's if that plan decided."""
         return self.assignment.kept or self.experiment
 
     @property
     def variant(self) -> str | None:
-        """The key of the variant, None where there is none."""
+        """The key of the variant; None without a variant."""
         index = self.assignment.index
         return self.decided.spec.variants[index].key if index >= 0 else None
 
     @property
     def logged(self) -> Experiment:
-        """The experiment under whose key the log has the assignment: that of the flag's rule, where one decided."""
+        """The experiment under whose key the assignment is logged: the flag's rule if one decided."""
         return self.assignment.rule or self.decided
 
     @property
     def share(self) -> float:
-        """The variant's share of all units let in, which is its propensity; 1 where the hash did not choose."""
+        """The variant's share of all admitted units, which is its propensity; 1 if no hash chose it."""
         if self.assignment.reason != "assigned":
             return 1.0
         logged, index = self.logged, self.assignment.index
@@ -92,7 +92,7 @@ class Assigned(msgspec.Struct, frozen=True, gc=False):
         return self.decided.selections[index] if index >= 0 else None
 
     def answer(self) -> ExperimentAnswer:
-        """The answer to the storefront."""
+        """The assignment as the storefront gets it."""
         assignment = self.assignment
         if assignment.index < 0:
             return ExperimentAnswer(None, None, assignment.reason)
@@ -112,7 +112,7 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
     now: float
 
     def assign(self, experiment: Experiment) -> Assigned:
-        """The experiment's assignment, `channel` where it does not run on the request's channel."""
+        """The experiment's assignment; its reason is `channel` if it does not run on the request's channel."""
         kept = self.subject.kept
         channels = (kept.experiments.get(experiment.key, experiment) if kept else experiment).spec.channels
         if channels is not None and self.subject.attributes["channel"] not in channels:
@@ -137,12 +137,12 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
         }
 
     def find(self, key: str) -> Experiment | None:
-        """The experiment of this key, of today's plan or else of the one that is kept for the subject."""
+        """The experiment with this key, from today's plan or else from the archived plan of the subject's holdout."""
         kept = self.subject.kept
         return self.plan.experiments.get(key) or (kept.experiments.get(key) if kept is not None else None)
 
     def _read_context(self, experiment: Experiment, assignment: Assignment) -> Context:
-        """The traits that reports of the experiment and of its holdouts need, with units as they were hashed."""
+        """The traits that reports on the experiment and its holdouts need, with the hashed units."""
         has_context = assignment.index >= 0 or assignment.reason == "holdout"
         traits = (assignment.rule or assignment.kept or experiment).logged_traits if has_context else None
         if traits is None:
@@ -156,7 +156,7 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
         return context
 
     def _crossed_over(self, experiment: Experiment, assignment: Assignment) -> bool:
-        """Whether one of the visitors that turned out to be this customer had another variant until then."""
+        """Whether a visitor who was merged into this customer had another variant before the merge."""
         profile, subject = self.profile, self.subject
         if assignment.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
             return False
@@ -170,7 +170,7 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
 
 
 def holdout_sides(plan: Plan, subject: Subject) -> tuple[HoldoutSide, ...]:
-    """The side of each frozen holdout, up to the one whose plan decides: who is behind it is in none of the others."""
+    """The side of each frozen holdout, up to the first that holds the subject out: its plan then decides."""
     sides: list[HoldoutSide] = []
     for holdout in plan.frozen:
         unit = subject.units.get(holdout.unit)
@@ -184,7 +184,7 @@ def holdout_sides(plan: Plan, subject: Subject) -> tuple[HoldoutSide, ...]:
 
 
 def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
-    """The sticky entries that the customer does not have yet; usually none."""
+    """The sticky entries that the customer lacks; usually none."""
     entries: dict[str, str] = {}
     for one in assigned:
         spec = one.experiment.spec
@@ -194,7 +194,7 @@ def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[s
 
 
 def selection_at(plan: Plan, channel: str, placement: str, assigned: Mapping[str, Assigned]) -> Selection:
-    """The placement's selection, or that of the variant which is `assigned` in an experiment on it."""
+    """The placement's selection, or the one of the variant that an experiment on the placement assigned."""
     if channel == CAMPAIGN_CHANNEL:
         return plan.campaigns[placement].selection
     selection = plan.selections[channel, placement]
@@ -207,7 +207,7 @@ def selection_at(plan: Plan, channel: str, placement: str, assigned: Mapping[str
 def kept_selection_at(
     plans: tuple[Plan, Plan], channel: str, placement: str, assigned: Mapping[str, Assigned]
 ) -> Selection | None:
-    """The selection at a placement of today's plan by the archived one (`plans`: today's, archived), if that has one.
+    """The archived plan's selection at a placement of today's plan, if it has one; `plans` is (today's, archived).
 
     A campaign of that plan chooses while today's has the same arms: messages have the days and hours of today's.
     Nothing closes a fallback, so one that is limited by now, in stock or in time, gives way to today's.
@@ -225,5 +225,5 @@ def kept_selection_at(
 
 
 def is_tripped(selection: Selection, tripped: Collection[str]) -> bool:
-    """Whether the breaker of a selection is open, or that of today's selection whose name a kept plan's has."""
+    """Whether a selection's breaker is open; for a kept plan's, also that of today's selection of the same name."""
     return bool(tripped) and (selection.key in tripped or selection.key.partition(KEPT_MARK)[0] in tripped)

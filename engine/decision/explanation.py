@@ -1,4 +1,4 @@
-"""`/v1/explain`: a decision with its trace, as an answer with every candidate, gate, factor and reason."""
+"""Builds the answer of `/v1/explain`: the traced decision with every candidate, gate, factor and reason."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from engine.decision.shelves import ShelfReason
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """An offer that may be shown: its propensity, and the factors that it is made of (1 for one that is not used).
+    """An offer that may be shown, with its propensity and its factors (1 for a factor that is not used).
 
     `price` is the shadow price of a scarce offer; the offer's worth exceeds it.
     """
@@ -30,7 +30,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedCreative(msgspec.Struct, frozen=True, kw_only=True):
-    """The creative of the offer, its probability given the offer, and that of each that the channel has."""
+    """The offer's creative, its probability given the offer, and those of the channel's creatives."""
 
     key: str
     propensity: float
@@ -39,7 +39,7 @@ class ExplainedCreative(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """The choice of a placement explained: the candidates, best first, and the gate that closed each other offer.
+    """One placement's choice: the candidates, best first, and the gate that closed each other offer.
 
     `propensity` is that of the offer with its creative, where it has one.
     """
@@ -60,7 +60,7 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
-    """The variant and its reason, with the flag's rule that decided.
+    """One experiment's variant and reason, with the flag rule that decided.
 
     `crossover`: the customer had another variant as a visitor, before they were known.
     """
@@ -116,7 +116,7 @@ def _explain_experiment(decision: Decision, key: str, answer: ExperimentAnswer) 
 
 
 def _explain_placement(choice: Choice) -> ExplainedPlacement:
-    """One placement with its candidates by probability, and the gate of every closed offer."""
+    """One placement: its candidates by probability, and the gate of every closed offer."""
     candidates = []
     for offer, propensity in zip(choice.candidates, choice.probabilities, strict=True):
         factors = choice.factors.get(offer) or Factors(policy=1.0)  # a moment's offer has none

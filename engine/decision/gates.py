@@ -85,7 +85,7 @@ class GateFailure(NamedTuple):
 
 
 class Passing(NamedTuple):
-    """The offers that may be shown, as bits of their index, and the gates that failed on others."""
+    """The offers that may be shown, as bits of their index, and the gates that failed on other offers."""
 
     bits: Bits
     failures: Sequence[GateFailure] = ()
@@ -108,7 +108,7 @@ ClosedOffers = Callable[[OfferCollection, Facts, Collection[str], Bits], Bits]
 
 
 class GateRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One gate: which offers it closes, what that means, and how staff explain it to a customer.
+    """One gate: the rule that closes offers, its meaning, and its explanation for a customer.
 
     `closes` is None for a gate that is decided outside of this module.
     """
@@ -135,7 +135,7 @@ def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[
 
 
 def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> dict[str, Gate]:
-    """The gate that closes each closed offer, by the offer's key; for a trace, beside `passing_offers`."""
+    """The gate that closed each offer, by the offer's key; for a trace, beside `passing_offers`."""
     index = collection.index
     passing = index.everything
     closed: dict[str, Gate] = {}
@@ -152,7 +152,7 @@ def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[s
 
 
 def is_capped(offer: Offer, facts: Facts) -> bool:
-    """Whether a cap of the channel keeps the offer from this customer now."""
+    """Whether a cap of the channel closes the offer for this customer now."""
     return any(
         is_cap_reached(cap, facts.now, facts.zone, facts.counts, facts.former)
         for cap in offer.limits.caps.get(facts.channel, ())
@@ -169,7 +169,7 @@ def _without_rendering(collection: OfferCollection, facts: Facts, _shown: Collec
 
 
 def _without_consent(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    """The offers whose purpose the customer did not consent to, asked once per purpose."""
+    """The offers without the customer's consent to their purpose; each purpose is looked up once."""
     closed = 0
     for purpose, needing in collection.index.named("purpose").items():
         if needing & passing and not has_consented(facts.profile, purpose, facts.now):
@@ -182,7 +182,7 @@ def _outside_audience(collection: OfferCollection, facts: Facts, _shown: Collect
 
 
 def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    """The offers whose past outcomes suppress them; only those that have counted something are looked at."""
+    """The offers that past outcomes suppress; only offers with a count are examined."""
     closed = 0
     if limited := passing & _counted_offers(collection, facts):
         for place in set_places(limited):
@@ -193,12 +193,12 @@ def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[st
 
 
 def _silenced(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    """All but the spared offers, while the shop's `suppress` holds."""
+    """All offers except the spared ones, while the shop's `suppress` condition is true."""
     return passing & ~collection.index.named("spared").get("spared", 0) if facts.is_silenced else 0
 
 
 def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    """The offers with a cap that is used up; only those that have counted something are looked at."""
+    """The offers whose cap is reached; only offers with a count are examined."""
     closed = 0
     if limited := passing & _counted_offers(collection, facts):
         for place in set_places(limited):
@@ -208,7 +208,7 @@ def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], 
 
 
 def _out_of_reach(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    """The offers that no place near the request hands over, asked once per rule."""
+    """The offers whose item no place near the request hands over; each rule is evaluated once."""
     closed = 0
     for needing in collection.index.named("hand_over").values():
         if asked := needing & passing:
@@ -238,7 +238,7 @@ def _without_code(collection: OfferCollection, facts: Facts, _shown: Collection[
 
 
 def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collection[str], _passing: Bits) -> Bits:
-    """The offers that another placement of the same answer shows, and those that such an offer excludes."""
+    """The offers that another placement of this answer shows, and the offers that those exclude."""
     closed, excluded = 0, collection.index.named("excluded_by")
     for key in shown:
         closed |= collection.index.bits.get(key, 0) | excluded.get(key, 0)
@@ -335,7 +335,7 @@ _CLOSING = tuple((gate, rule.closes) for gate, rule in GATES.items() if rule.clo
 def _close_one_by_one(
     gate: Gate, collection: OfferCollection, facts: Facts, shown: Collection[str], passing: Bits
 ) -> tuple[Bits, list[GateFailure]]:
-    """The offers that a gate closes where it fails on some of them, those included, and its failures."""
+    """The offers that a gate closes when it fails on some: it is run per offer, and a failure closes the offer."""
     closes = GATES[gate].closes
     closed, failures = 0, []
     for place in set_places(passing):
@@ -349,7 +349,7 @@ def _close_one_by_one(
 
 
 def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
-    """The offers whose limits read a counter that has counted something for this customer."""
+    """The offers whose limits read a counter that is above zero for this customer."""
     limited, counters, counts = 0, collection.index.named("counter"), facts.counts
     # By the shorter of the two: a page may have many placements, and a customer met many offers.
     for counter in counters if len(counters) < len(counts) else counts:
@@ -359,7 +359,7 @@ def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
 
 
 def _short_of(collection: OfferCollection, facts: Facts, kind: str, passing: Bits) -> Bits:
-    """The offers that need more of a pool of this kind than is left."""
+    """The offers that need more of a pool of this kind than it has left."""
     closed, needing = 0, collection.index.named("pool")
     for pool, left in facts.pools.items():
         if pool.startswith(kind):

@@ -36,13 +36,13 @@ DRAWN_REASONS = ("policy", "moment")
 
 
 def choose_shown(query: OfferQuery) -> Choice:
-    """Choose the offer of a placement, or its list, or silence where it holds out; then the creatives, if any."""
+    """Chooses a placement's offer or list, or silence by the selection's share of it; then the creatives, if any."""
     choice = hold_out(query, choose_offer(query) if query.selection.count == 1 else choose_list(query))
     return choice if query.selection.creatives is None and not choice.offer.creatives else draw_creatives(query, choice)
 
 
 def choose_list(query: OfferQuery) -> Choice:
-    """Choose the offers of a list; the fallback alone where none may be shown, or not as many as it must have."""
+    """Chooses the offers of a list; only the fallback if fewer offers than the minimum may be shown."""
     count = query.selection.count
     items = [choose_offer(replace(query, position=1))]
     while len(items) < count and items[-1].reason not in FALLBACK_REASONS:
@@ -65,7 +65,7 @@ def choose_list(query: OfferQuery) -> Choice:
 
 
 def _query_below(query: OfferQuery, items: Sequence[Choice]) -> OfferQuery:
-    """The query for the next position, with the offers above it closed and counted."""
+    """The query for the next position, in which the offers above it are closed and counted."""
     return replace(
         query,
         moments=(),
@@ -76,7 +76,7 @@ def _query_below(query: OfferQuery, items: Sequence[Choice]) -> OfferQuery:
 
 
 def _count_exposures(facts: Facts, items: Sequence[Choice]) -> Facts:
-    """The facts with the offers of a list counted as shown now."""
+    """The facts in which the list's offers count as shown now."""
     added = [name for item in items for name in item.offer.limits.exposed.get(facts.channel, ())]
     if not added:
         return facts
@@ -87,7 +87,7 @@ def _count_exposures(facts: Facts, items: Sequence[Choice]) -> Facts:
 
 
 def hold_out(query: OfferQuery, choice: Choice) -> Choice:
-    """The choice with its probability beside silence, or silence in its place."""
+    """The choice with its probability against silence, or silence in its place."""
     share = query.selection.silence
     if not share or choice.reason not in DRAWN_REASONS:
         return choice
@@ -106,7 +106,7 @@ def hold_out(query: OfferQuery, choice: Choice) -> Choice:
 
 
 def draw_creatives(query: OfferQuery, choice: Choice) -> Choice:
-    """The choice with a creative of its offer, and of each offer of a list, where the channel has some."""
+    """The choice with a creative for its offer, or for each offer of a list, if the channel has creatives."""
     drawn = _draw_creative(query, choice)
     if not drawn.below:
         return drawn

@@ -1,4 +1,4 @@
-"""Moments of truth: whether one holds for a customer now.
+"""Moments of truth: tests whether a moment holds for a customer now.
 
 A moment holds while its window is open: from its trigger (an event, a date or a condition) for as long as its file
 gives it. A moment with `once` ends as soon as its counter has counted within that period.
@@ -21,7 +21,7 @@ PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 
 
 def moment_start(moment: Moment, facts: Facts) -> float | None:
-    """When the moment that holds now began for this customer (s since 1970); None where it does not hold."""
+    """The time (s since 1970) at which the current moment began for this customer; None if it does not hold."""
     if moment.matches is not None and not moment.matches(facts.attributes):
         return None
     start = _triggered_at(moment, facts)
@@ -45,7 +45,7 @@ def once_window_start(moment: Moment, now: float, zone: str, former: FormerZones
 
 
 def customer_zone(attributes: Mapping[str, object], default: str) -> str:
-    """The customer's time zone, from their trait `timezone`; `default` where they have none that is known."""
+    """The customer's time zone from the trait `timezone`; `default` if the trait names no known zone."""
     zone = attributes.get("timezone")
     return zone if isinstance(zone, str) and is_zone(zone) else default
 
@@ -58,7 +58,7 @@ class TimeSpan(NamedTuple):
 
 
 def next_window(moment: Moment, facts: Facts) -> TimeSpan | None:
-    """The window of an event or a date that is open now, or else the next; None where none is known of."""
+    """The window of an event or a date that is open now, else the next one; None if no window is known."""
     trigger = moment.spec.trigger
     if trigger.event is not None:
         window = _event_window(moment, facts)
@@ -85,7 +85,7 @@ def local_day(time: float, zone: str) -> date:
 
 
 def _triggered_at(moment: Moment, facts: Facts) -> float | None:
-    """When the window that is open now began, whatever ended it since; None outside of any window."""
+    """The start of the open window, whether or not something ended it since; None if no window is open."""
     trigger = moment.spec.trigger
     if trigger.event is not None:
         return _event_window_start(moment, facts)
@@ -152,7 +152,7 @@ def _date_window(moment: Moment, trigger: TriggerSpec, text: str, year: int, zon
 
 
 def _day_in_year(text: str, year: int, trigger: TriggerSpec) -> date | None:
-    """The day of a date, `1990-02-28` or `02-28`, in another year; None if the text is not a date."""
+    """The date `1990-02-28` or `02-28` in another year; None if the text is not a date."""
     text = text[:10]
     month, _, day = (text[5:] if len(text) == 10 else text.lstrip("-")).partition("-")
     if not (month.isdecimal() and day.isdecimal()):
@@ -166,7 +166,7 @@ def _day_in_year(text: str, year: int, trigger: TriggerSpec) -> date | None:
 
 
 def _parse_date(text: str) -> date | None:
-    """The date that an ISO date or time begins with."""
+    """The date at the start of an ISO date or time."""
     try:
         return date.fromisoformat(text[:10])
     except ValueError:
@@ -174,7 +174,7 @@ def _parse_date(text: str) -> date | None:
 
 
 def _value_at(attributes: Mapping[str, object], path: str) -> object:
-    """The value at a dotted path; None where a step leads nowhere."""
+    """The value at a dotted path; None if the path does not exist."""
     value: object = attributes
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

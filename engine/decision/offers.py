@@ -1,4 +1,4 @@
-"""Offers: which one a placement shows. `choose_offer` is the chain; each step below it does one thing.
+"""Chooses a placement's offer. `choose_offer` runs the chain; each step below it does one thing.
 
 moment -> gates -> policy -> prices -> arbitration -> redraw after a lost claim -> draw; the fallback where no offer is
 left. The offer is drawn from exactly the probabilities that are logged, with a number that is a hash of the decision's
@@ -60,7 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The choice of one placement, and all that led to it.
+    """The choice for one placement, with the inputs and steps that led to it.
 
     `candidates` and `probabilities` are the arms that could be drawn, `context` the features as used, `policy` the
     policy and its version (`home_hero@17`). `closed` (the gate that closed each other offer) and `factors` (what made
@@ -97,7 +97,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def shown_propensity(self) -> float:
-        """The probability of the offer with its creative, which is logged and answered."""
+        """The probability of the offer together with its creative, as logged and answered."""
         return self.propensity if self.creative is None else self.propensity * self.creative.propensity
 
     @property
@@ -107,7 +107,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def joint(self) -> float:
-        """The probability of all that is shown: of the list, or of the one offer, with creatives."""
+        """The probability of everything shown: the list, or the one offer, with creatives."""
         return math.prod(item.shown_propensity for item in self.items)
 
     @property
@@ -117,7 +117,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All that the choice for one placement depends on.
+    """The complete input of the choice for one placement.
 
     `shown` are the offers that other placements of the answer, or positions above, show; `lost` those whose claim was
     denied. `position` is that of a list, from 1; 0 where one offer is shown. `creative_snapshot` is the policy of the
@@ -147,7 +147,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Candidates(msgspec.Struct, frozen=True, gc=False):
-    """The arms that can be drawn and their probabilities, which sum to 1; `places` are positions in the selection."""
+    """The arms that can be drawn, with probabilities that sum to 1; `places` are positions in the selection."""
 
     places: Sequence[int]
     names: list[str]
@@ -156,7 +156,7 @@ class _Candidates(msgspec.Struct, frozen=True, gc=False):
 
 
 def choose_offer(query: OfferQuery) -> Choice:
-    """Choose what a placement shows; the propensity is exactly the probability of the draw."""
+    """Chooses what a placement shows; the propensity is exactly the probability of the draw."""
     choice, failures = _choose_by_moment(query) if query.moments else (None, [])
     if choice is None:
         passing = passing_offers(query.selection, query.facts, query.shown)
@@ -168,7 +168,7 @@ def choose_offer(query: OfferQuery) -> Choice:
 
 
 def _with_place(query: OfferQuery, choice: Choice) -> Choice:
-    """The choice with the place that hands its item over; in a trace with those of every offer."""
+    """The choice with the place that hands its item over; a trace has the places of every offer."""
     facts = query.facts
     limits = choice.offer.limits
     able = able_places(choice.offer, facts) or limits.places_with_stock(facts.vicinity, facts.pools)
@@ -181,7 +181,7 @@ def _with_place(query: OfferQuery, choice: Choice) -> Choice:
 
 
 def _choose_by_policy(query: OfferQuery, passing: Bits) -> Choice:
-    """An offer that the policy draws among those that pass the gates; the fallback where none is left."""
+    """An offer that the policy draws from those that pass the gates; the fallback if none passes."""
     if not passing:
         return _fall_back(query)
     model = current_model(query.selection, query.snapshot, query.facts)
@@ -208,7 +208,7 @@ def draw(probabilities: Sequence[float], u: float) -> int:
 
 
 def _choose_by_moment(query: OfferQuery) -> tuple[Choice | None, list[GateFailure]]:
-    """The first offer of the first moment that holds and has one that may be shown, if any; and what failed."""
+    """The first permitted offer of the first moment that holds, if any, and the gates that failed."""
     failures: list[GateFailure] = []
     for position, moment in enumerate(query.moments):
         try:
@@ -237,7 +237,7 @@ def _choose_by_moment(query: OfferQuery) -> tuple[Choice | None, list[GateFailur
 
 
 def _holds(moment: Moment, facts: Facts) -> bool:
-    """Whether the moment holds now; one whose condition fails does not."""
+    """Whether the moment holds now; a moment whose condition fails does not hold."""
     try:
         return moment_start(moment, facts) is not None
     except Exception:  # noqa: BLE001 (`_choose_by_moment` returned it)
@@ -256,7 +256,7 @@ def _fall_back(query: OfferQuery, model: Model | None = None, affordable: Ints |
 
 
 def current_model(selection: Selection, snapshot: Snapshot | None, facts: Facts) -> Model:
-    """The published policy, or the prior where none is published that fits the selection."""
+    """The published policy, or the prior if no published policy fits the selection."""
     if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
         snapshot = None  # the plan was swapped and the snapshots are not aligned with it yet
     vectors, layouts = facts.vectors, (selection.logged_features.layout, selection.features.layout)
@@ -270,7 +270,7 @@ def current_model(selection: Selection, snapshot: Snapshot | None, facts: Facts)
 
 
 def _affordable_places(query: OfferQuery, model: Model, places: Ints) -> Ints:
-    """Those of `places` whose offers are worth their price to this customer; all of them where nothing has a price."""
+    """The `places` whose offers are worth their shadow price to this customer; all if no offer has a price."""
     selection, prices = query.selection, query.facts.prices
     if model.final or prices.keys().isdisjoint(selection.index.bits):
         return places
@@ -280,7 +280,7 @@ def _affordable_places(query: OfferQuery, model: Model, places: Ints) -> Ints:
 
 
 def _weigh_candidates(query: OfferQuery, model: Model, places: Ints) -> _Candidates:
-    """The candidates with their final probabilities: the policy's, changed by arbitration where there is one."""
+    """The candidates with their final probabilities: the policy's, multiplied by arbitration if there is any."""
     selection, rule = query.selection, query.selection.arbitration
     arms = selection.arms
     everywhere = places.size == len(arms)
@@ -303,7 +303,7 @@ def _weigh_candidates(query: OfferQuery, model: Model, places: Ints) -> _Candida
 
 
 def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
-    """The candidates less those whose claim was denied, their probabilities renormalized.
+    """The candidates without offers whose claim was denied; probabilities are renormalized.
 
     None is left where all the others have probability 0: those are never shown, so the fallback is.
     """
@@ -323,7 +323,7 @@ def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
 
 
 def _draw_candidate(query: OfferQuery, model: Model, places: Ints, candidates: _Candidates) -> Choice:
-    """The candidate that the decision's own number falls on; a redraw has a number of its own."""
+    """The candidate on which the decision's hash falls; a redraw has a hash of its own."""
     selection = query.selection
     place = item_name(selection.placement, query.position)
     draw_key = f"{place}#{len(query.lost)}" if query.lost else place
@@ -342,7 +342,7 @@ def _draw_candidate(query: OfferQuery, model: Model, places: Ints, candidates: _
 
 
 def _closed(query: OfferQuery, affordable: Ints | None = None) -> dict[str, Gate]:
-    """Why each offer of the placement and of the moments that hold now is no candidate, for a trace.
+    """The reason why each offer of the placement and of its current moments is no candidate, for a trace.
 
     `affordable` are the places that passed the prices; None where no offer came so far.
     """
@@ -357,7 +357,7 @@ def _closed(query: OfferQuery, affordable: Ints | None = None) -> dict[str, Gate
 
 
 def _closed_behind(query: OfferQuery, position: int, winner: Offer) -> dict[str, Gate]:
-    """Why not the offers beside a moment's winner: those without a gate of their own stand behind the moment."""
+    """The reasons of the offers that lost to a moment's winner; one that no gate closed has the reason `moment`."""
     keys = (*query.moments[position].index.keys, *query.selection.arms)
     closed: dict[str, Gate] = dict.fromkeys(keys, "moment")
     closed |= _closed_by_gates(query, query.moments[: position + 1])
@@ -366,7 +366,7 @@ def _closed_behind(query: OfferQuery, position: int, winner: Offer) -> dict[str,
 
 
 def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, Gate]:
-    """The lost claims and the gates, of the moments that hold and of the selection."""
+    """The offers closed by lost claims or gates, in the current moments and in the selection."""
     closed = dict(query.lost)
     for moment in moments:
         if _holds(moment, query.facts):

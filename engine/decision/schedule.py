@@ -1,4 +1,4 @@
-"""When the shop writes: the days of campaigns, and the messages that moments are about to send to a customer.
+"""Schedules outbound messages: the days of campaigns, and the messages that moments send to a customer.
 
 Pure, as all that decides. A *cause* is what sends: a campaign on one day as `KEY/DAY`, a moment on a channel as
 `KEY@CHANNEL`. An *occurrence* is one time that it does, the day of a campaign or the start of a moment: each customer
@@ -32,7 +32,7 @@ class DayCause(NamedTuple):
     day: date
 
     def __str__(self) -> str:
-        """The cause as it is stored."""
+        """The stored form of the cause."""
         return f"{self.campaign}/{self.day}"
 
 
@@ -47,7 +47,7 @@ class DueMoment(NamedTuple):
 
 
 class NextMoments(NamedTuple):
-    """The messages that moments send to a customer now, those whose condition has ended, and when to look again."""
+    """A customer's messages of moments due now, the moments that ended, and the time to look again."""
 
     due: list[DueMoment]
     ended: list[str]
@@ -55,13 +55,13 @@ class NextMoments(NamedTuple):
 
 
 def name_cause(cause: str) -> tuple[str, bool]:
-    """The key of the campaign or moment that a cause is of, and whether it is a campaign."""
+    """The key of a cause's campaign or moment, and whether it is a campaign."""
     campaign, is_day, _ = cause.partition("/")
     return (campaign, True) if is_day else (cause.partition("@")[0], False)
 
 
 def sending_moments(plan: Plan) -> Iterator[tuple[str, str, Moment]]:
-    """Yield each moment that sends by itself, with its channel and placement there: of several the first."""
+    """Yields each moment that sends by itself, with its first channel and placement."""
     seen: set[tuple[str, str]] = set()
     for (channel, placement), moments in plan.moments.items():
         for moment in moments if channel in plan.outbound else ():
@@ -102,7 +102,7 @@ def find_next_moments(plan: Plan, profile: Profile, now: float) -> NextMoments:
 
 
 def open_days(campaign: Campaign, now: float) -> list[date]:
-    """The days of a campaign that are now, for any customer."""
+    """The days of a campaign that have begun and not ended in some time zone."""
     today = datetime.fromtimestamp(now, UTC).date()
     found = []
     for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
@@ -113,14 +113,14 @@ def open_days(campaign: Campaign, now: float) -> list[date]:
 
 
 def local_span(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> tuple[float, float] | None:
-    """The begin and end of a campaign's day for a customer (s since 1970); None while it is another day there."""
+    """The start and end of a campaign's day for a customer (s since 1970); None on another local day."""
     zone = campaign_zone(plan, campaign, profile, now)
     begin, end = midnight(day, zone), midnight(day + timedelta(days=1), zone)
     return (begin, end) if begin <= now < end else None
 
 
 def next_day_begin(plan: Plan, profile: Profile, now: float) -> float | None:
-    """When a campaign's day next begins for a customer, of those that have begun somewhere; None if none does.
+    """The next start of a campaign's day for a customer, among the begun days; None if there is none.
 
     Days that begin somewhere within an hour count: a look and the sweep of a day may pass each other.
     """
@@ -133,7 +133,7 @@ def next_day_begin(plan: Plan, profile: Profile, now: float) -> float | None:
 
 
 def closed_arms(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> Mapping[str, Gate]:
-    """The arms of a campaign that cannot be chosen any more for a customer: their hour is over, or nothing reaches."""
+    """The campaign arms that are closed for a customer: their hour is over, or the channel has no address."""
     zone = campaign_zone(plan, campaign, profile, now)
     closed: dict[str, Gate] = {}
     for arm in campaign.arms.values():
@@ -145,7 +145,7 @@ def closed_arms(plan: Plan, campaign: Campaign, profile: Profile, day: date, now
 
 
 def time_of_arm(arm: CampaignArm, day: date, zone: str) -> float:
-    """When the message of an arm is due (s since 1970), by the clock on the wall in a zone."""
+    """The due time (s since 1970) of an arm's message, by the wall clock of a zone."""
     return _on_the_wall(day, arm.begin, zone)
 
 
@@ -162,13 +162,13 @@ def campaign_zone(plan: Plan, campaign: Campaign, profile: Profile, now: float) 
 
 
 def _on_the_wall(day: date, minute: int, zone: str) -> float:
-    """When the clocks of a zone show a minute of a day (s since 1970), on days of 23 and 25 hours too."""
+    """The time (s since 1970) at which a zone's clocks show a minute of a day, also on days of 23 and 25 hours."""
     days, minute = divmod(minute, 1440)
     return wall_time(day + timedelta(days=days), time(minute // 60, minute % 60), zone)
 
 
 def _is_reachable(plan: Plan, profile: Profile, channel: str) -> bool:
-    """Whether the customer has the identifier that the channel writes to."""
+    """Whether the customer has the identifier to which the channel sends."""
     kind = plan.addresses.get(channel)
     return kind is None or bool(profile.ids.get(kind))
 

@@ -1,4 +1,4 @@
-"""Which places can hand an offer's item over, and for `explain` why not the others."""
+"""Finds the places that can hand an offer's item over; `explain` also has the reasons against the other places."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from engine.decision.gates import Facts
 
 
 class ShelfReason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One place and an offer's item: the place is `first`, may be `next`, or does not hand it over, and `why`.
+    """One place and an offer's item: it is `first`, may be `next`, or cannot hand it over for the reason `why`.
 
     `km` is the distance from the request, where that has a position; `left` the items there, where that was read.
     """
@@ -36,7 +36,7 @@ def able_places(offer: Offer, facts: Facts) -> list[NearPlace]:
 
 
 def explain_shelves(offer: Offer, facts: Facts) -> list[ShelfReason]:
-    """Every place of the shop with what it is to the offer's item, the nearest first."""
+    """Every place of the shop with its `ShelfReason` for the offer's item, the nearest first."""
     rule, stock = offer.limits.hand_over, offer.limits.stock
     if rule is None or stock is None:
         return []

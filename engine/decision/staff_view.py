@@ -26,7 +26,7 @@ REASONS: Mapping[OfferReason, str] = {
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
-    """One placement for staff; `next_best` are the offers that it could show too, best first."""
+    """One placement for staff; `next_best` are further offers that it could show, best first."""
 
     offer: str | None
     title: str
@@ -40,7 +40,7 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CustomerSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The customer in a few lines. `last_seen` says when on which channel, `recent` when which event (s since 1970)."""
+    """The customer in a few lines. `last_seen` is the last time per channel, `recent` per event (s since 1970)."""
 
     customer: str
     known: bool
@@ -106,7 +106,7 @@ def _suggest(plan: Plan, channel: str, placement: str, choice: Choice, answer: O
 
 
 def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
-    """The reason for an offer in words: the moment's title, or how often the policy chooses it in such cases."""
+    """The reason for an offer in words: the moment's title, or how often the policy chooses the offer."""
     if choice.reason == "moment":
         moments = plan.moments.get((channel, placement), ())
         title = next((moment.spec.title for moment in moments if moment.key == choice.moment), None)

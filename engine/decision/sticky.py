@@ -1,4 +1,4 @@
-"""Sticky bucketing: a variant that a unit once had stays its variant when weights, coverage or audience change.
+"""Sticky bucketing: a unit keeps its variant when weights, coverage or audience change.
 
 A profile stores its sticky entries as a map from a name to the key of a variant:
 
@@ -42,18 +42,18 @@ def sticky_variant(spec: ExperimentSpec, units: Units, entries: Mapping[str, str
 
 
 def new_sticky_entry(spec: ExperimentSpec, units: Units, entries: Mapping[str, str], variant: str) -> Mapping[str, str]:
-    """The entry that binds these units to `variant`; empty where `entries` has it already."""
+    """The entry that binds these units to `variant`; empty if `entries` already has it."""
     name = _entry_name(spec, spec.bucket_version, *_owners(spec, units)[0])
     return {} if entries.get(name) == variant else {name: variant}
 
 
 def experiment_key(name: str) -> str:
-    """The key of the experiment that an entry's name is about."""
+    """The experiment's key in an entry's name."""
     return name.partition("@")[0].rpartition("__")[0]
 
 
 def _owners(spec: ExperimentSpec, units: Units) -> list[tuple[Unit, str]]:
-    """The units that a variant can be bound to, the experiment's own first, as far as the request names them."""
+    """The units to which a variant can be bound, the experiment's own first, limited to those in the request."""
     kinds = (spec.unit,) if spec.fallback_unit is None else (spec.unit, spec.fallback_unit)
     return [(kind, unit) for kind in kinds if (unit := units[kind])]
 

@@ -15,12 +15,12 @@ EXACT = 2**53
 def read_units(
     traits: Mapping[Unit, str], attributes: Mapping[str, object], placeholders: Collection[str]
 ) -> dict[Unit, str | None]:
-    """The id of each unit of `units.yaml`, by the traits that have them; None where a customer has none."""
+    """The id of each unit of `units.yaml`, from its trait; None if the customer has no such id."""
     return {unit: read_unit(attributes, trait, placeholders) for unit, trait in traits.items()}
 
 
 def read_unit(attributes: Mapping[str, object], trait: str, placeholders: Collection[str]) -> str | None:
-    """The id in a trait: a text that is no placeholder, or a whole number as its digits; None for anything else."""
+    """The id in a trait: a text that is not a placeholder, or the digits of a whole number; otherwise None."""
     value: object = attributes
     for step in trait.split("."):
         value = read_member(value, step)
@@ -40,7 +40,7 @@ def read_store(context: Mapping[str, object], placeholders: Collection[str]) -> 
 def units_in_context(
     traits: Mapping[Unit, str], context: Mapping[str, object], placeholders: Collection[str]
 ) -> dict[Unit, str]:
-    """The store and the units of `units.yaml` that a request itself names, whoever its customer is."""
+    """The store and the units of `units.yaml` that the request names, independent of the customer."""
     attributes: dict[str, object] = {}
     overlay_context(attributes, context)
     found = {"store": read_store(context, placeholders), **read_units(traits, attributes, placeholders)}

@@ -1,4 +1,4 @@
-"""Windows of time: when a cap's window began, and how long past outcomes suppress an offer.
+"""Windows of time: the start of a cap's window, and how long past outcomes suppress an offer.
 
 A customer's calendar window is that of their time zone. Whoever changes the zone must gain no second day, so counting
 also marks the zone (`ZONE_MARK`): a window of a zone in which the customer was counted stays open until it ends there.
@@ -61,7 +61,7 @@ def _calendar_window_start(now: float, per: float, zone: str) -> float:
 
 
 def wall_time(day: date, at: time, zone: str) -> float:
-    """The first moment of a day (s since 1970) at which the clocks of a zone show `at`, or are put past it."""
+    """The first moment of a day (s since 1970) at which a zone's clocks show `at`, or skip it."""
     place = ZoneInfo(zone)
     clock = datetime.combine(day, at, place)
     found = clock.timestamp()
@@ -120,7 +120,7 @@ def is_suppressed(rule: Suppression, counts: Counts, now: float) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_zone(name: str) -> bool:
-    """Whether the time zone database has `name`."""
+    """Whether the time zone database contains `name`."""
     try:
         ZoneInfo(name)
     except (OSError, ValueError, KeyError):
@@ -151,7 +151,7 @@ def ignored_exposures(
 
 
 def quiet_until(quiet: QuietSpec, now: float, zone: str) -> float | None:
-    """The first moment after `now` that is not quiet (s since 1970); None where `now` is not.
+    """The end of the quiet hours that contain `now` (s since 1970); None if `now` is not in quiet hours.
 
     `zone` is the customer's.
     """
@@ -174,14 +174,14 @@ def _is_quiet(local: datetime, start: time, end: time) -> bool:
 
 
 def _next_end(now: float, zone: ZoneInfo, end: time) -> float:
-    """When the clock shows `end` next, if it is not changed before; a whole second after `now`."""
+    """The next time after `now` at which the clock shows `end`, before any clock change; a whole second."""
     clock = datetime.fromtimestamp(now, zone).replace(tzinfo=None)
     waits = (datetime.combine(clock, end) - clock) % _DAY
     return float(round(now + (waits or _DAY).total_seconds()))
 
 
 def _offset_change(after: float, up_to: float, zone: ZoneInfo) -> float | None:
-    """The second at which a zone's clocks change, if they do in this time, which is no longer than a day."""
+    """The second at which a zone's clocks change within this span of at most a day; None if they do not."""
     low, high = int(after), int(up_to)
     before = datetime.fromtimestamp(after, zone).utcoffset()
     if datetime.fromtimestamp(high, zone).utcoffset() == before:

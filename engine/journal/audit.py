@@ -1,4 +1,4 @@
-"""Audit records of processes that serve no requests: each in a spool of its own, which is closed at once.
+"""Audit records of processes that serve no requests: each gets its own spool, closed at once.
 
 A server or the collector of the machine ships it. On a machine without either, `ship_audit` does.
 """
@@ -48,7 +48,7 @@ def append_audit(
 
 
 def ship_audit(settings: Settings) -> None:
-    """Ship what no process of this machine ships; what the store does not take stays in its spool."""
+    """Ship spools that no process of this machine ships; what the store refuses stays in its spool."""
     try:
         asyncio.run(ship_spools(adopt_spools(settings.spool), settings.redis))
     except RedisError as error:

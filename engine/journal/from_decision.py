@@ -13,7 +13,7 @@ from engine.vocabulary import HELD_OUT, LET_IN, SILENCE
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
-    """The decision's records; with `expose` also its exposure.
+    """The decision's records; with `expose` its exposure too.
 
     For an erased customer they carry no identifier, and of experiments no traits: an audience may name an e-mail.
     """
@@ -47,13 +47,13 @@ def decision_record(decision: Decision, now: float) -> DecisionRecord:
 
 
 def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
-    """The exposure of everything in the decision; None where nothing is shown."""
+    """The exposure of everything in the decision; None if it shows nothing."""
     keys = exposable_keys(decision)
     return ExposureRecord(decision.answer.decision_id, now, decision.answer.customer, keys) if keys else None
 
 
 def exposable_keys(decision: Decision) -> list[str]:
-    """What can be exposed: experiments with a variant, placements that show something, of lists each item.
+    """The keys that can be exposed: experiments with a variant, placements with an offer, each item of a list.
 
     A placement that is held out is exposed as well: its silence is compared with what others show.
     """
@@ -64,7 +64,7 @@ def exposable_keys(decision: Decision) -> list[str]:
 
 
 def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
-    """The candidates' probabilities by placement or item, in their order, where a learnt policy chose.
+    """The candidates' probabilities by placement or item, in their order, if a learnt policy chose.
 
     Those of an item's creatives stand under its name and `CREATIVES`.
     """
@@ -79,7 +79,7 @@ def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
 
 
 def _experiment(assigned: Assigned) -> DecisionRow:
-    """The row of an assigned experiment; of a flag, under the key of the rule that decided."""
+    """The row of an assigned experiment; a flag's has the key of the deciding rule."""
     logged = assigned.logged
     # The first five by position, here and below: naming them all takes 5 % longer, in every answered decision.
     return DecisionRow(
@@ -95,14 +95,14 @@ def _experiment(assigned: Assigned) -> DecisionRow:
 
 
 def _holdout_side(side: HoldoutSide) -> DecisionRow:
-    """The row of a frozen holdout, which its report counts: every decision has one, whatever was asked for."""
+    """The row of a frozen holdout, which every decision has, since the holdout's report counts them."""
     reason = "holdout" if side.is_held_out else "assigned"
     variant = HELD_OUT if side.is_held_out else LET_IN
     return DecisionRow("experiment", side.holdout.key, variant, reason, side.share, context=side.context)
 
 
 def _offer(placement: str, choice: Choice, shown: Choice) -> DecisionRow:
-    """The row of a placement, or of one item of the list that is `shown`; without a variant if it stays empty."""
+    """The row of a placement or of one item of the list `shown`; without a variant if it stays empty."""
     return DecisionRow(
         "offer",
         placement,

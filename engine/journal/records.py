@@ -68,7 +68,7 @@ class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decisi
 
 
 class EncodedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A `DecisionRow` for the log: its candidates are as many as all else together and few of them are unlike."""
+    """A `DecisionRow` for the log, whose candidates stay encoded: they are half of a row, and often equal."""
 
     kind: RowKind
     key: str
@@ -116,7 +116,7 @@ class UntracedDecision(Record, frozen=True, array_like=True, gc=False, tag="deci
 
 
 class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
-    """The customer saw the decisions under `keys` (experiments, placements, or items of lists: `home_row[2]`)."""
+    """The customer saw the decisions under `keys`: experiments, placements, or items of lists (`home_row[2]`)."""
 
     decision_id: str
     time: float
@@ -174,7 +174,7 @@ _candidates_decoder = msgspec.msgpack.Decoder(list[str])
 
 
 def encode(record: AnyRecord) -> bytes:
-    """The record as msgpack, an array with its tag first."""
+    """The record as msgpack: an array with its tag first."""
     return _encoder.encode(record)
 
 
@@ -188,17 +188,17 @@ def decode(payload: bytes) -> AnyRecord:
 
 
 def decode_for_log(payload: bytes) -> LoggedRecord:
-    """Decodes a record but for the candidates of a decision, which `candidates_of` decodes."""
+    """Decodes a record except a decision's candidates, which `candidates_of` decodes."""
     return _logged_decoder.decode(payload)
 
 
 def decode_for_learner(payload: bytes) -> LearnerRecord:
-    """Decodes a record but for a decision's candidates, and skips its trace."""
+    """Decodes a record except a decision's candidates, and skips its trace."""
     return _learner_decoder.decode(payload)
 
 
 def candidates_of(row: DecisionRow | EncodedRow) -> list[str]:
-    """The candidates of a row. Rows with the same ones share a list, which nobody may change.
+    """The candidates of a row. Rows with equal candidates share one list, which must not be changed.
 
     Raises:
         msgspec.DecodeError: if they are no list of text.

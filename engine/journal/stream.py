@@ -93,7 +93,7 @@ class LostRecords(NamedTuple):
 
 
 class Reader:
-    """Reads streams from `progress` on. Entries stay in the store until the reader called `name` commits past them.
+    """Reads streams from `progress` on. The store retains entries until the reader called `name` commits past them.
 
     It reads all partitions, including ones that appear later, or those in `only`.
     """
@@ -121,7 +121,7 @@ class Reader:
         return Progress(dict(self._positions), {p: dict(of_spools) for p, of_spools in self._marks.items()})
 
     def read(self, count: int = 16, *, besides: Collection[int] = ()) -> list[Delivery]:
-        """Up to `count` entries of each partition except those in `besides`, without waiting.
+        """Up to `count` entries of each partition except `besides`, without waiting.
 
         Raises:
             redis.RedisError: if the store does not answer. Calling again skips nothing.
@@ -163,7 +163,7 @@ class Reader:
         pipeline.execute()
 
     def _take(self, partition: int, position: Position, fields: dict[bytes, bytes]) -> Delivery:
-        """The delivery of one entry, without the records that this reader has; notes the gap if records were lost."""
+        """The delivery of one entry, without records that this reader has; notes the gap if records were lost."""
         self._positions[partition] = position
         try:
             name, before, data = fields[b"s"].decode(), int(fields[b"p"]), fields[b"f"]
@@ -183,7 +183,7 @@ class Reader:
 
 
 def publish_collected(client: StreamClient, progress: Progress) -> None:
-    """Publish to the workers what they may delete: everything up to the marks is in the Parquet log."""
+    """Publish to the workers what they may delete: all records up to the marks are in the Parquet log."""
     pipeline = client.pipeline(transaction=False)
     for partition, of_spools in progress.marks.items():
         if of_spools:
@@ -194,7 +194,7 @@ def publish_collected(client: StreamClient, progress: Progress) -> None:
 
 
 def drop_removed_spools(client: StreamClient, before: Progress, seen: int) -> Progress:
-    """`before` without the marks of spools that are removed and whose last record is older than `seen` (ms since 1970).
+    """`before` without marks of removed spools whose last record is older than `seen` (ms since 1970).
 
     A spool is removed once its folder and its last shipped number are deleted; until then it may be shipped again.
     """
@@ -228,7 +228,7 @@ def publish_counts(client: StreamClient, counts: Mapping[str, int]) -> None:
 
 
 def register_reader(client: StreamClient, reader: str, partitions: int) -> None:
-    """Retain all entries for a reader that will start, unless it has committed a position before."""
+    """Retain all entries for a reader that has not started, unless it has committed a position before."""
     for partition in range(partitions):
         client.hsetnx(keyspace.partition(partition).positions, reader, BEGINNING)
 
@@ -248,7 +248,7 @@ def unregister_reader(client: StreamClient, name: str) -> None:
 
 
 def position_key(position: Position) -> tuple[int, int]:
-    """The position as numbers that sort like the stream: milliseconds since 1970, and a count within them."""
+    """The position as numbers that sort in stream order: milliseconds since 1970, and a count within them."""
     milliseconds, _, count = position.partition("-")
     return int(milliseconds), int(count)
 

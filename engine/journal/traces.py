@@ -28,7 +28,7 @@ RELEASE = version("counterpoint")
 
 
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Time and request of a decision and the part of the profile that it reads (`traced_profile`).
+    """Time and request of a decision, and the part of the profile that it reads (`traced_profile`).
 
     `tripped` selections had an open breaker, `paused` ones were paused. `release` is the engine's version.
     `probabilities` has, by placement, the candidates' final probabilities where a learnt policy chose, because its
@@ -48,7 +48,7 @@ class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
-    """What a decision by this plan at `now` (s since 1970) can read of a profile: the decision is the same with it.
+    """The part of a profile that a decision by this plan at `now` (s since 1970) can read; the result is the same.
 
     Orders, identifiers, visits and statements are only in the profile's sums, which stay. Traits and affinities that no
     condition and no feature reads stay too, so that a report can split by them, unless they are many or long. The
@@ -88,7 +88,7 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
 
 
 def _computed_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trait]:
-    """The values of the traits that the shop defines and the plan reads, and the stage where the shop defines stages.
+    """The values of the shop's computed traits that the plan reads, and the stage if the shop defines stages.
 
     Reports split by these without the plan.
     """
@@ -104,7 +104,7 @@ def _computed_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trai
 
 
 def _read_traits(profile: Profile, names: frozenset[str]) -> dict[str, Trait]:
-    """The traits that the plan reads, and of the others those that are short, while they are few."""
+    """The traits that the plan reads, and other short ones up to a limit."""
     are_few = len(profile.traits) <= LOGGED_ENTRIES
     return {
         name: trait

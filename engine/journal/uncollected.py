@@ -1,4 +1,4 @@
-"""Records of customers in the streams that are not in the Parquet log yet."""
+"""Reads customers' records that are in the streams but not in the Parquet log yet."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,7 +21,7 @@ _CLOCKS_APART = 60.0
 
 
 def uncollected_records(redis: str, collected: Mapping[int, stream.Position]) -> Iterator[CustomerRecord]:
-    """The records behind the collector's position.
+    """The records after the collector's position.
 
     Args:
         redis: the store's address.
@@ -39,7 +39,7 @@ def uncollected_records(redis: str, collected: Mapping[int, stream.Position]) ->
 
 
 def find_streamed_decision(client: stream.StreamClient, decision_id: str, time: float) -> DecisionRecord | None:
-    """The record of a decision, made at `time` (s since 1970), that the streams still have; None if none has it.
+    """The record of a decision made at `time` (s since 1970), if the streams still have it; else None.
 
     Raises:
         StoreUnavailable: if the store does not answer.
@@ -64,7 +64,7 @@ def _records_after(client: stream.StreamClient, name: str, position: stream.Posi
 
 
 def _of_customers(data: bytes) -> Iterator[CustomerRecord]:
-    """The records in an entry's frames that belong to a customer."""
+    """The records of an entry's frames that belong to a customer."""
     for frame in decode_frames(data):
         with suppress(msgspec.MsgspecError):  # the collector quarantines it
             record = decode(frame.payload)

@@ -1,4 +1,4 @@
-"""Traits that the log's traces do not have: a plan that reads them decides those customers as if they had none.
+"""Finds traits that the log's traces lack: a plan that reads them decides as if those customers had none.
 
 A trace has the traits that its plan read, and of the others those that are short, of customers with few. What no trace
 has may be long, a list, computed by `traits.yaml` since, or sent by nobody yet: of such a trait the log says nothing.
@@ -20,7 +20,7 @@ _KEPT_PARTS = frozenset(("loyalty.points", "loyalty.tier"))
 
 
 def find_untraced(names: Iterable[str], traces: Iterable[Trace]) -> list[str]:
-    """Those of the names (dotted paths) that none of the traces has, sorted."""
+    """The names (dotted paths) that no trace has, sorted."""
     missing = {name for name in names if not _is_always_traced(name)}
     for trace in traces if missing else ():
         missing -= traced_among(missing, trace)
@@ -30,14 +30,14 @@ def find_untraced(names: Iterable[str], traces: Iterable[Trace]) -> list[str]:
 
 
 def traced_among(names: Iterable[str], trace: Trace) -> set[str]:
-    """Those of the names (dotted paths) that the profile or the request of a trace has."""
+    """The names (dotted paths) that a trace's profile or request has."""
     attributes = derive_attributes(trace.profile, trace.now)
     overlay_context(attributes, trace.request.context)
     return {name for name in names if _is_always_traced(name) or _has(attributes, name)}
 
 
 def redefined_traits(before: Plan, after: Plan) -> frozenset[str]:
-    """The traits that `traits.yaml` computes in another way, and the stage where its rules were the shop's and change.
+    """The traits that `traits.yaml` computes differently, and the stage if the shop's rules for it change.
 
     The traces of the plan before have their old values.
     """
@@ -54,7 +54,7 @@ def _is_always_traced(name: str) -> bool:
 
 
 def _has(attributes: Mapping[str, object], name: str) -> bool:
-    """Whether the path leads to a value; one into a list does."""
+    """Whether the path leads to a value; a path into a list does."""
     if name in attributes:
         return True
     tree: object = attributes

@@ -49,7 +49,7 @@ _decoder = msgspec.json.Decoder(SequentialTest)
 
 
 class Trip(NamedTuple):
-    """A selection that trips, the reason, the experiment it comes from, and when (s since 1970)."""
+    """A tripped selection, the reason, the experiment behind it, and the time (s since 1970)."""
 
     selection: str
     reason: str
@@ -59,7 +59,7 @@ class Trip(NamedTuple):
 
 @dataclass(frozen=True)
 class GuardrailTest:
-    """One guardrail of one experiment, and what a broken one closes.
+    """One guardrail of one experiment, and the selections that it closes when it is broken.
 
     `window` is in seconds, `level` the probability of ever tripping a variant that does no harm.
     """
@@ -75,13 +75,13 @@ class GuardrailTest:
     """The events that count, with the condition on their properties; a funnel has several, in order."""
 
     def new_test(self) -> SequentialTest:
-        """A test without outcomes."""
+        """A guardrail's test without outcomes."""
         rules = METRIC_KINDS[self.metric.kind]
         kind = ShareTest if rules.rewards_are_counts or rules.is_share else AmountTest
         return kind(self.metric.margin or 0.0, self.metric.direction == "up")
 
     def amount(self, event: EventRecord, properties: Properties, value: float) -> float:
-        """The amount that an event adds to a customer's value so far; 0 if it does not count.
+        """The amount that an event adds to a customer's value; 0 if it does not count.
 
         Raises:
             ValueError: if the event lacks the number that the metric is of.
@@ -94,13 +94,13 @@ class GuardrailTest:
         return metric_amount(self.metric, event, properties) if counts else 0.0
 
     def outcome(self, value: float) -> float:
-        """The amount that a customer's value counts in the test."""
+        """The outcome that a customer's value is in the test."""
         least = self.metric.at_least if len(self.steps) == 1 else float(len(self.steps))
         return value if least is None else float(round(value, CENTS) >= least)
 
 
 def guardrail_tests(plan: Plan) -> dict[str, list[GuardrailTest]]:
-    """The guardrails of a plan by experiment, of experiments that assign a placement's policies to customers."""
+    """The guardrails by experiment, of experiments that assign a placement's policies to customers."""
     tests = {key: _of_experiment(plan, one) for key, one in plan.experiments.items() if one.spec.unit == "customer"}
     return {key: of_experiment for key, of_experiment in tests.items() if of_experiment}
 
@@ -171,7 +171,7 @@ class Breaker:
         return self._test_outcomes(until)
 
     def _on_decision(self, record: UntracedDecision, at: float) -> None:
-        """Open the window of a customer who is assigned for the first time."""
+        """Open the window of a customer at their first assignment."""
         for row in record.rows:
             if row.kind != "experiment" or row.reason != "assigned" or row.variant is None:
                 continue
@@ -196,7 +196,7 @@ class Breaker:
             return
 
     def _add_outcome(self, test: GuardrailTest, event: EventRecord, properties: Properties, at: float) -> None:
-        """Add an event to its customer's outcome if it falls into the window and did not count before."""
+        """Add an event to its customer's outcome if it is in the window and was not counted before."""
         place = test.experiment, test.metric.key
         window = self._db.execute(
             "SELECT begun, ended, value FROM under_guard WHERE experiment = ? AND metric = ? AND customer = ? "
@@ -220,7 +220,7 @@ class Breaker:
             )
 
     def _move_customer(self, before: str, after: str) -> None:
-        """Give the row of a merged customer to the other; one who has a row keeps it, so that they count once."""
+        """Give a merged customer's row to the other; if both have one, the other's stays, so that they count once."""
         for tests in self._tests.values():
             self._db.executemany(
                 "UPDATE OR IGNORE under_guard SET customer = ? WHERE experiment = ? AND metric = ? AND customer = ?",

@@ -1,4 +1,4 @@
-"""Detects changes in what an arm earns: each arm's rewards over time, tested as they arrive.
+"""Detects changes in what an arm earns, by testing each arm's rewards over time as they arrive.
 
 A reward counts for its exposure if it came within `settle`, and as 1 whatever its amount, so that all exposures of a
 span are comparable. A history has at most `MOST_SPANS` spans: they begin as minutes and are joined in pairs as it
@@ -62,7 +62,7 @@ class RewardHistory(msgspec.Struct, frozen=True):
     changes: int = 0
 
     def add(self, outcomes: Iterable[tuple[float, float]]) -> Self:
-        """The history with more exposures: when each was (s since 1970), and 1 if it earned something."""
+        """The history with more exposures: the time of each (s since 1970), and 1 if it was rewarded."""
         added = np.array(list(outcomes))
         width, spans = self.width, np.floor(added[:, 0] / self.width).astype(int)
         first = min(int(spans.min()), self.first) if self.counts else int(spans.min())
@@ -121,7 +121,7 @@ class ChangeDetector:
             self._histories[selection, arm] = decoder.decode(blob)
 
     def process(self, lessons: Iterable[Lesson], rules: RewardRules, until: float) -> list[RewardChange]:
-        """Add the first lesson of each exposure to its arm's history; the changes found by `until` (s since 1970)."""
+        """Add each exposure's first lesson to its arm's history; return the changes found by `until` (s since 1970)."""
         outcomes: dict[SelectionArm, list[tuple[float, float]]] = {}
         for row, reward, instead in lessons:
             if instead is None:  # a correction came after `settle`
@@ -145,7 +145,7 @@ class ChangeDetector:
         return changes
 
     def counts(self) -> Mapping[SelectionArm, int]:
-        """The number of changes found, by arm that had any."""
+        """The number of changes by arm, without arms that had none."""
         return {arm: history.changes for arm, history in self._histories.items() if history.changes}
 
 
@@ -165,5 +165,5 @@ def change_event(change: RewardChange, at: float) -> EventRecord:
 
 
 def change_figures(counts: Mapping[tuple[str, str], int], suffix: str) -> dict[str, float]:
-    """The number of reward changes as named figures, which the servers' `/metrics` reads."""
+    """The number of reward changes as named figures, for the servers' `/metrics`."""
     return {f"changes|{selection}/{arm}|{suffix}": float(n) for (selection, arm), n in counts.items()}

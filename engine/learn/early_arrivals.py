@@ -1,4 +1,4 @@
-"""Exposures and events that arrive before the decision or exposure that they belong to, stored until it arrives.
+"""Stores exposures and events that arrive before their decision or exposure, until it arrives.
 
 Table `early` of the learner's file (`state.sql`). An arrival waits for `d` + decision id, `c` + customer, or `s` +
 customer if it is a second order; it leaves
@@ -55,14 +55,14 @@ class EarlyArrivals:
         self._removed: list[int] = []
 
     def load(self, decisions: Iterable[str], customers: Iterable[str]) -> list[EarlyArrival]:
-        """Load and return what waits for these decisions or customers."""
+        """Load and return the records that wait for these decisions or customers."""
         if not self.any_stored:
             return []
         keys = [*(f"d{id_}" for id_ in decisions), *(f"{kind}{customer}" for customer in customers for kind in "cs")]
         return self._load(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
     def load_due(self, until: float) -> list[EarlyArrival]:
-        """Load and return what is due by `until` (s since 1970), the earliest first."""
+        """Load and return the records due by `until` (s since 1970), the earliest first."""
         if not self.any_stored:
             return []
         return self._load(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
@@ -76,11 +76,11 @@ class EarlyArrivals:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits of what was loaded or added."""
+        """Whether no record is waiting among those loaded or added."""
         return not self._by_key
 
     def release(self, waits_for: str) -> list[EarlyArrival]:
-        """Remove and return what waits for this key, in the order of arrival."""
+        """Remove and return the records that wait for this key, in order of arrival."""
         released = self._by_key.pop(waits_for, None)
         if not released:
             return []

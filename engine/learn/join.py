@@ -99,7 +99,7 @@ class Join:
         self._clock = 0.0
 
     def process(self, records: Iterable[Stamped], clock: float, until: float) -> None:
-        """Process records in their order, while the clock goes from `clock` to `until` (s since 1970)."""
+        """Process records in order, while the clock advances from `clock` to `until` (s since 1970)."""
         self._clock, self._horizon = clock, until
         self._due = [(row.due, row.decision_id, row.key) for row in self._pending.load_due(until)]
         heapq.heapify(self._due)
@@ -122,7 +122,7 @@ class Join:
         self.poll_due(until)
 
     def on_decision(self, record: UntracedDecision, partition: int) -> None:
-        """Add a row for each offer that a policy chose, and process what waited for the decision."""
+        """Add a row for each offer that a policy chose, and process the records that waited for the decision."""
         if self._pending.of_decision(record.decision_id):
             self.aside["decision twice"] += 1
             return
@@ -138,7 +138,7 @@ class Join:
             self.replay_early(record.decision_id)
 
     def on_exposure(self, record: ExposureRecord, partition: int, due: float) -> None:
-        """Open the rows that the customer was exposed to; without a decision the exposure waits until `due`."""
+        """Open the rows of the exposed offers; without its decision the exposure waits until `due`."""
         rows = self._pending.of_decision(record.decision_id)
         if not rows:
             self._add_early(f"d{record.decision_id}", partition, due, record)
@@ -168,7 +168,7 @@ class Join:
             self.on_reward(event, properties, partition, due)
 
     def on_merge(self, before: str, after: str) -> None:
-        """Give the rows of one customer to the other, and process what waited for an exposure of either."""
+        """Give one customer's rows to the other, and process records that waited for an exposure of either."""
         moved = self._aliases.merge(before, after, self._clock)
         if moved is not None:
             self._pending.move_customer(*moved)
@@ -176,7 +176,7 @@ class Join:
             self._process_early(sorted(released, key=lambda arrival: arrival.id))
 
     def on_reward(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
-        """Reward the rows of the event's decision; without one, the customer's latest exposure that it can reward."""
+        """Reward the rows of the event's decision; without one, the customer's latest exposure that can earn it."""
         order = order_id(properties) if event.event in PURCHASES else ""
         if order and self._restate_order(event, properties, order):
             return
@@ -189,7 +189,7 @@ class Join:
         self._process_early(self._release(*(f"s{customer}" for customer in sorted(settled))))
 
     def _reward_newest(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
-        """Reward the customer's latest exposure that an event can reward."""
+        """Reward the customer's latest exposure that can earn the event."""
         customer = self._aliases.current_id(event.customer)
         rows = self._pending.of_customer(customer)
         if any(row.cause == event.message_id for row in rows):
@@ -210,7 +210,7 @@ class Join:
             self._reward_rows([newest], event, properties, partition, due)
 
     def on_refund(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
-        """Correct the reward of the event's decision, or of its order, by what was refunded."""
+        """Reduce the reward of the event's decision or order by the refund."""
         order, customer = order_id(properties), self._aliases.current_id(event.customer)
         if not event.decision_id and not order:
             return
@@ -229,7 +229,7 @@ class Join:
             self._rewards.refund(row, event, properties)
 
     def poll_due(self, now: float) -> None:
-        """Expire what is due by `now`, each at its own time, so that the order is that of the due times."""
+        """Expire rows and records due by `now`, each at its own time and in the order of due times."""
         while self._due and self._due[0][0] <= now:
             due, decision_id, key = heapq.heappop(self._due)
             self._clock = max(self._clock, due)
@@ -278,7 +278,7 @@ class Join:
             self._rewards.quarantine(record, arrival.partition, f"unknown decision: {record.decision_id}")
 
     def replay_early(self, decision_id: str, customer: str | None = None) -> None:
-        """Process what waited for a decision, or for an exposure of its customer."""
+        """Process the records that waited for a decision, or for an exposure of its customer."""
         if not self._early.is_empty:
             keys = [f"d{decision_id}"] if customer is None else [f"d{decision_id}", f"c{customer}"]
             self._process_early(self._release(*keys))
@@ -336,7 +336,7 @@ class Join:
     def _reward_rows(
         self, rows: Sequence[Pending], event: EventRecord, properties: Properties, partition: int, due: float
     ) -> None:
-        """Reward rows, and process what waited for their reward; wait where all of them have earned another order."""
+        """Reward rows, and process records that waited for it; wait if all rows earned by another order."""
         order = order_id(properties) if event.event in PURCHASES else ""
         if order and rows and all(self._rewards.has_other_order(row, order) for row in rows):
             self._add_early(f"s{rows[0].customer}", partition, due, event)
@@ -356,7 +356,7 @@ class Join:
         return [row for row in rows if row.purchase == order and row.status in {REWARDED, REFUNDED}]
 
     def _restate_order(self, event: EventRecord, properties: Properties, order: str) -> bool:
-        """Whether an event states an order that earned before, and needs nothing more (`RewardBook.restate_order`)."""
+        """Whether an event states an already rewarded order, and so is done (`RewardBook.restate_order`)."""
         rows = self._rows_of_order(self._aliases.current_id(event.customer), order)
         named = self._pending.of_decision(event.decision_id or "")
         is_done = bool(rows) and self._rewards.restate_order(rows, named, event, properties)
@@ -379,11 +379,11 @@ class Join:
                 self.on_event(arrival.record, arrival.partition, arrival.due)
 
     def _add_early(self, key: str, partition: int, due: float, record: EarlyRecord) -> None:
-        """Store a record until its decision or exposure arrives, or it is due."""
+        """Store a record until its decision or exposure arrives, or until it is due."""
         self._schedule_early(self._early.add(key, partition, due, record))
 
     def _schedule_early(self, arrival: EarlyArrival) -> None:
-        """Poll an early arrival in this batch if it is due in it."""
+        """Poll an early arrival in this batch if it is due within the batch."""
         name = f"{arrival.id:020d}"  # equal due times are polled in the order of arrival
         self._early_by_name[name] = arrival
         if arrival.due <= self._horizon:
@@ -395,6 +395,6 @@ class Join:
             heapq.heappush(self._due, (due, row.decision_id, row.key))
 
     def _schedule(self, row: Pending) -> None:
-        """Poll a row in this batch if it is due in it; a later batch loads it by its due time."""
+        """Poll a row in this batch if it is due within it; otherwise a later batch loads it by its due time."""
         if row.due <= self._horizon:
             heapq.heappush(self._due, (row.due, row.decision_id, row.key))

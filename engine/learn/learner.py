@@ -1,4 +1,4 @@
-"""One learner: reads the streams, joins, teaches, commits all of it at once, then publishes.
+"""One learner: reads the streams, joins, teaches, commits all of it in one transaction, then publishes.
 
 A batch, in this order:
 
@@ -114,7 +114,7 @@ class Learner:
         self._client.close()
 
     def hand_over_if_lost(self) -> bool:
-        """If the file was deleted, publish and commit what only this process still knows; whether it was.
+        """If the file was deleted, publish and commit what only this process still has; returns whether it was.
 
         A learner with a new file then starts from the store.
 
@@ -136,11 +136,11 @@ class Learner:
         return True
 
     def drain(self, settings: Settings) -> Drain:
-        """A drain that ends when everything answered until now is in the streams."""
+        """A drain that ends once everything answered until now is in the streams."""
         return Drain(settings, self._client, "shipped")
 
     def step(self, plan: Plan, now: float | None) -> bool:
-        """Process one batch; False if there was nothing to do.
+        """Process one batch; False if there was nothing to process.
 
         Args:
             plan: the plan to learn by.
@@ -183,7 +183,7 @@ class Learner:
         return bool(busy or published or shipped)
 
     def publish_last(self) -> None:
-        """Publish and commit what only this file has, since a learner with another one may go on.
+        """Publish and commit what only this file has, since a learner with another file may continue.
 
         Raises:
             StoreUnavailable: if the store does not answer; then only a learner with this file knows the rest.
@@ -210,7 +210,7 @@ class Learner:
         return any(one.version > published.get(key, 0) for key, one in self._learnt.items() if key in rules)
 
     def _start(self) -> stream.Reader:
-        """Open the streams where this learner continues."""
+        """Open the streams at this learner's position."""
         stream.refuse_eviction(self._client)
         stored, partitions = self._state.progress(), self._partitions
         progress = starting_progress(stored, self._share.committed(self._client, stored, partitions))
@@ -226,7 +226,7 @@ class Learner:
         return self._reader
 
     def _adopt_published(self) -> None:
-        """Adopt snapshots that others published in place of this learner's, by a rollback or a warm start."""
+        """Adopt snapshots that a rollback or a warm start published in place of this learner's."""
         headers = current_headers(self._client)
         self._published = {
             key: headers[name].version for key in self._learnt if (name := key + self._share.suffix) in headers
@@ -268,7 +268,7 @@ class Learner:
             self._breaker.drop_unguarded()
 
     def _process_due(self, until: float, *, partial: bool = False) -> None:
-        """Process what is due by `until` in batches that fit in memory; the last, incomplete one only if `partial`.
+        """Process due rows up to `until` in batches that fit in memory; the last, smaller one only if `partial`.
 
         The incomplete batch is otherwise processed together with the records that follow.
         """
@@ -278,7 +278,7 @@ class Learner:
             self._process_batch([], Counter(), None, until=due[-1])
 
     def _process_taken(self, taken: Taken, aside: Counter[str]) -> None:
-        """Learn from what was taken; a record with which that fails three times is quarantined, and the rest learnt."""
+        """Learn from the taken records; quarantine a record that fails three times, and learn the rest."""
         try:
             self._process_batch(taken.records, aside, taken.progress)
         except TRANSIENT:
@@ -303,7 +303,7 @@ class Learner:
         failed: Sequence[FailedRecord] = (),
         keep: bool = True,
     ) -> None:
-        """Learn from records and from time, in one transaction with the progress; without `keep` it only tries."""
+        """Learn from records and time, in one transaction with the progress; without `keep` it is rolled back."""
         time_before = self._time
         time_after = max(time_before, until, records[-1][0] if records else until)
         clocks = {partition: at for at, partition, _ in records}
@@ -341,12 +341,12 @@ class Learner:
             self._prices.observe((record for _, _, record in records), self._learnt)
 
     def _forget_batch(self) -> None:
-        """Read again what a batch that was undone has changed in memory."""
+        """Reload what a batch that was rolled back changed in memory."""
         self._pending.clear()
         self._detector = ChangeDetector(self._state.db)
 
     def _publish(self, *, force: bool, hasty: bool) -> bool:
-        """Publish the policies that changed: at the end of the streams (`force`), or when the last time is long ago.
+        """Publish changed policies: at the end of the streams (`force`), or if the last publishing is long ago.
 
         One that changed little waits for a second, unless this may be the last chance (`hasty`).
         """
@@ -372,12 +372,12 @@ class Learner:
         return bool(changed)
 
     def _is_due(self, key: str, one: Learnt, now: float) -> bool:
-        """Whether a policy that changed is published now (`time.monotonic`): it learnt much, or waited a second."""
+        """Whether a changed policy is published now (`time.monotonic`): it learnt much, or waited a second."""
         at, learnt = self._snapshots.get(key, (-math.inf, 0.0))
         return abs(one.learnt - learnt) > _SNAPSHOT_GROWTH * learnt or now >= at + _SNAPSHOT_SECONDS
 
     def _publish_figures(self) -> None:
-        """Publish the counters that changed, for the metrics of the decision servers."""
+        """Publish changed counters, for the metrics of the decision servers."""
         figures = {f"aside|{reason}|{self._share.suffix}": float(n) for reason, n in self._state.aside().items()}
         figures |= {f"learnt|{key}|{self._share.suffix}": one.learnt for key, one in self._learnt.items()}
         figures |= change_figures(self._detector.counts(), self._share.suffix)
@@ -385,7 +385,7 @@ class Learner:
         self._figures = figures
 
     def _tidy(self) -> None:
-        """Delete what is collected or too old to matter, every few seconds."""
+        """Delete collected and outdated rows, every few seconds."""
         if time.monotonic() - self._tidied > _TIDY_SECONDS:
             self._outbox.drop_collected(self._client)
             self._state.drop_merges(self._time - _MERGE_SECONDS)

@@ -96,7 +96,7 @@ def _run(
     clock: Callable[[], float] | None,
     owned: Sequence[int] | None,
 ) -> bool:
-    """Learn until the end, without a `clock` only what is there; False if the file was lost and a new one is needed."""
+    """Learn until stopped, or without a `clock` until the end of the streams; False if the file was lost."""
     learner = Learner(settings, owned)
     drain = learner.drain(settings) if clock is None else None
     wait, outage = INTERVAL, LogOnce("learning waits", "learning goes on")
@@ -134,7 +134,7 @@ def _run(
 
 
 def _publish_last(learner: Learner) -> None:
-    """Publish what waits for its second; without the store it stays in the file."""
+    """Publish policies that wait for their second; without the store they stay in the file."""
     try:
         learner.publish_last()
     except StoreUnavailable as error:

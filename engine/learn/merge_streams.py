@@ -1,4 +1,4 @@
-"""The records of all partitions merged into one order that does not depend on how they were read.
+"""Merges the records of all partitions into one order that does not depend on how they were read.
 
 A partition's clock is the latest time of its records so far; a record is stamped with the clock of its partition and
 ordered by (stamp, partition). The merge keeps these invariants:
@@ -34,7 +34,7 @@ Stamped = tuple[float, int, LearnerRecord]
 
 
 class _StreamEntry:
-    """An entry of a stream: its records with their clocks and sequence numbers, of which `taken` were taken.
+    """An entry of a stream: its records with clocks and sequence numbers; the first `taken` were taken.
 
     A record that does not decode is None. The entry counts as read only when all of its records are taken.
     """
@@ -56,13 +56,13 @@ class _StreamEntry:
         self.taken = 0
 
     def due(self, until: float, *, inclusive: bool) -> int:
-        """The number of its records whose clock is before `until`, or equal to it if that is `inclusive`."""
+        """The number of records whose clock is before `until`, or equal to it if `inclusive`."""
         if self.clock < until:
             return len(self.clocks)
         return (bisect_right if inclusive else bisect_left)(self.clocks, until)
 
     def is_due(self, until: float, *, inclusive: bool) -> bool:
-        """Whether all of it may be taken."""
+        """Whether the whole entry may be taken."""
         return self.clock < until or (inclusive and self.clock == until)
 
 
@@ -101,7 +101,7 @@ class StreamMerger:
 
     @property
     def waiting(self) -> Collection[int]:
-        """The partitions of which records wait to be taken; they need not be read now."""
+        """The partitions with records that wait to be taken; they need not be read now."""
         return [partition for partition, entries in self._waiting.items() if entries]
 
     def add(self, deliveries: Iterable[stream.Delivery], count: int) -> None:
@@ -154,7 +154,7 @@ class StreamMerger:
 
 
 def starting_progress(stored: stream.Progress | None, committed: Mapping[int, str]) -> stream.Progress:
-    """The progress that a learner stored; of a partition that another learner read further, that learner's position.
+    """The stored progress; for a partition that another learner read further, that learner's position.
 
     What the other one learnt from it is in the published snapshots, which this learner adopts.
     """

@@ -1,4 +1,4 @@
-"""The records that the learner adds to the log, on their way from its file through the stream into Parquet.
+"""Ships the records that the learner adds to the log, from its file through the stream into Parquet.
 
 The learner is one more spool of the stream, named by the `id` of its file:
 
@@ -37,7 +37,7 @@ FailedRecord = tuple[int, LearnerRecord, str]
 
 
 def quarantine_failed(failed: FailedRecord) -> tuple[int, QuarantineRecord]:
-    """The quarantine of a record with which the learner fails whenever it tries, in its partition."""
+    """The quarantine record of a record on which the learner always fails, in its partition."""
     partition, record, error = failed
     time = record.received if isinstance(record, EventRecord) else record.time
     is_time = math.isfinite(time) and time >= 0
@@ -59,7 +59,7 @@ class Outbox:
         self._db.executemany("INSERT INTO outbox (partition, record) VALUES (?, ?)", rows)
 
     def ship(self, client: stream.StreamClient) -> int:
-        """Append to the stream what is not in it yet; the number of records.
+        """Append to the stream the records that it lacks; returns their number.
 
         Raises:
             redis.RedisError: if the store does not answer; the next call continues where this one ended.
@@ -81,7 +81,7 @@ class Outbox:
                 self._db.execute(statement, (partition, int(collected)))
 
     def _ship_piece(self, client: stream.StreamClient, partition: int) -> int:
-        """Append one piece of a partition; 0 if another process shipped it, whose position is then taken over."""
+        """Append one piece of a partition; 0 if another process shipped it, whose position is then adopted."""
         before = self._shipped[partition]
         rows = self._db.execute(
             "SELECT seq, record FROM outbox WHERE partition = ? AND seq > ? ORDER BY seq LIMIT ?",

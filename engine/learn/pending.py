@@ -1,4 +1,4 @@
-"""Decisions whose reward is still open, and the customers that they belong to.
+"""Pending decisions, whose reward is not final yet, and their customers.
 
 Both are tables of the learner's file (`state.sql`: `pending`, `merged`). A batch loads the rows that it may touch,
 changes them in memory, and writes the changed ones back in the learner's transaction:
@@ -164,7 +164,7 @@ class PendingStore:
         self._partial.clear()
 
     def load(self, decisions: Collection[str], customers: Collection[str]) -> None:
-        """Load all rows of these decisions, and the rows of these customers that an event can still change."""
+        """Load all rows of these decisions, and those rows of these customers that an event can still change."""
         unknown, newest, kept = [], self._newest or "", self._by_decision
         for decision_id in decisions:
             if decision_id in kept and decision_id not in self._partial:
@@ -194,7 +194,7 @@ class PendingStore:
         return due
 
     def customers_of(self, decisions: Iterable[str]) -> set[str]:
-        """The customers of the loaded rows of these decisions, and those whose rows were loaded."""
+        """The customers of the loaded rows of these decisions, and of the customers loaded with them."""
         of_decisions = {row.customer for id_ in decisions for row in self._by_decision.get(id_, ())}
         return of_decisions | {customer for customer, rows in self._by_customer.items() if rows}
 
@@ -214,18 +214,18 @@ class PendingStore:
         return self._by_decision.get(decision_id, ())
 
     def of_customer(self, customer: str) -> list[Pending]:
-        """The loaded rows that a customer was exposed to and whose reward may still change."""
+        """The customer's loaded rows that were exposed and whose reward may still change."""
         return [row for row in self._by_customer.get(customer, ()) if row.is_live and not row.is_removed]
 
     def move_customer(self, before: str, after: str) -> None:
-        """Give the rows of a merged customer to the customer they were merged into."""
+        """Give a merged customer's rows to the customer that they were merged into."""
         moved = [row for row in self._by_customer.pop(before, []) if row.status in _MOVABLE and not row.is_removed]
         for row in moved:
             row.customer, row.dirty = after, True
         self._by_customer.setdefault(after, []).extend(moved)
 
     def remove(self, row: Pending) -> None:
-        """Drop a row that no event and no time can change any more."""
+        """Drop a row that neither an event nor time can change any more."""
         row.is_removed = True
         of_decision = self._by_decision[row.decision_id]
         of_decision.remove(row)
@@ -262,7 +262,7 @@ class PendingStore:
         self._drop_cold()
 
     def _drop_cold(self) -> None:
-        """Drop decisions whose rows are not all in memory, and the oldest ones beyond `MOST_HOT`."""
+        """Drop decisions that are only partly in memory, and the oldest beyond `MOST_HOT`."""
         cold = [id_ for id_ in self._partial if id_ in self._by_decision]
         if len(self._rows) > MOST_HOT:
             cold += itertools.islice(self._by_decision, len(self._by_decision) // 2)
@@ -272,7 +272,7 @@ class PendingStore:
         self._partial.clear()
 
     def _load(self, found: Iterable[tuple[object, ...]], *, partial: bool = False) -> list[Pending]:
-        """Index rows of the table; one that is in memory already is returned as this batch changed it.
+        """Index rows of the table; a row that is already in memory is returned with this batch's changes.
 
         With `partial` the other rows of their decisions may be missing.
         """
@@ -317,7 +317,7 @@ class Aliases:
         return entry[0] if entry else customer
 
     def merge(self, before: str, after: str, at: float) -> tuple[str, str] | None:
-        """Map `before`, and all that was merged into it, to `after` from `at` (s since 1970) on.
+        """Map `before`, and all customers merged into it, to `after` from `at` (s since 1970) on.
 
         Returns:
             The ids between which pending rows must move; None if both were one customer already.
@@ -376,7 +376,7 @@ def _columns(row: Pending) -> tuple[object, ...]:
 
 
 def _unrewarded_columns(row: Pending) -> tuple[object, ...]:
-    """The values of a row without a reward and a creative that `_INSERT_UNREWARDED` binds."""
+    """The values of a row without reward and creative, in the order of `_INSERT_UNREWARDED`."""
     return (
         row.decision_id,
         row.key,

@@ -36,7 +36,7 @@ class PriceMover:
         self._last_move = float("-inf")
 
     def observe(self, records: Iterable[LearnerRecord], learnt: Mapping[str, Learnt]) -> None:
-        """Record what each showing of a scarce offer was worth: the scale on which its price moves."""
+        """Record the worth of each showing of a scarce offer, which scales the moves of its price."""
         if not self._of_offer:
             return
         for record in records:
@@ -74,7 +74,7 @@ class PriceMover:
         return True
 
     def _stored(self) -> dict[str, Pacing]:
-        """The stored state of pacing by pool: `stock:SKU` or `budget:OFFER`."""
+        """The stored pacing state by pool: `stock:SKU` or `budget:OFFER`."""
         return {name: _pacing.decode(blob) for name, blob in self._db.execute("SELECT pool, pacing FROM prices")}
 
 

@@ -1,4 +1,4 @@
-"""The reward rule of each selection, compiled from the plan, and what it does to the rows of pending decisions.
+"""The reward rule of each selection, compiled from the plan, and its effect on rows of pending decisions.
 
 A rule says which events earn a reward, how much, and in which window. `RewardBook` gives rewards to rows, corrects them
 by later statements of the same order and by refunds, and makes a lesson and a record of each change.
@@ -34,7 +34,7 @@ NO_ITEM = "no item: the decision shows a list; send properties.offer, or propert
 
 @dataclass(frozen=True)
 class RewardRule:
-    """The reward of one selection.
+    """The rule by which a selection's decisions earn rewards.
 
     An exposure earns for `window` seconds. After `settle` seconds without a reward it is learnt as 0, which a later
     reward corrects.
@@ -54,7 +54,7 @@ class RewardRule:
 
     @cached_property
     def _check_rewards(self) -> Callable[[np.ndarray], None]:
-        """The check that the policy's own reward range imposes, made once per rule."""
+        """The check against the policy's reward range, made once per rule."""
         return prior_of(self.selection).check_rewards
 
     @property
@@ -64,12 +64,12 @@ class RewardRule:
 
     @property
     def is_of_orders(self) -> bool:
-        """Whether the reward is earned by orders, which a refund takes back; no refund undoes a click."""
+        """Whether orders earn the reward, so that a refund reduces it; no refund undoes a click."""
         return bool(self.events & PURCHASES) or self.selection.reward.metric.value == "revenue"
 
     @property
     def is_amount(self) -> bool:
-        """Whether the reward is an amount, of which a part can be refunded."""
+        """Whether the reward is an amount, which can be refunded in part."""
         return METRIC_KINDS[self.selection.reward.metric.kind].refund_leaves_rest
 
     def counts(self, properties: Properties) -> bool:
@@ -92,14 +92,14 @@ class RewardRule:
 
 @dataclass(frozen=True)
 class RewardRules:
-    """The rules of a plan by selection, the events that they count, and their longest window in seconds."""
+    """A plan's rules by selection, the events that they count, and their longest window in seconds."""
 
     by_selection: Mapping[str, RewardRule]
     events: frozenset[str]
     longest_window: float
 
     def find(self, policy: str) -> tuple[str, float]:
-        """The selection of a policy that is logged as KEY@VERSION, and its window in seconds; 0 without a rule."""
+        """The selection of a policy logged as KEY@VERSION, and its window in seconds; 0 without a rule."""
         selection = policy.rpartition("@")[0]
         rule = self.by_selection.get(selection)
         return selection, rule.window if rule else 0.0
@@ -157,7 +157,7 @@ def decode_properties(event: EventRecord) -> Properties:
 
 
 def _rule(selection: Selection) -> RewardRule:
-    """The reward rule of a selection; it settles within its window at the latest."""
+    """The reward rule of a selection; its reward is final within its window at the latest."""
     reward = selection.reward
     return RewardRule(
         selection=selection,
@@ -170,7 +170,7 @@ def _rule(selection: Selection) -> RewardRule:
 
 
 class Lesson(NamedTuple):
-    """One update of a policy: `row` earned `reward`; `instead` is the reward that was learnt before, if any was."""
+    """One update of a policy: `row` earned `reward`; `instead` is the reward learnt before, if any."""
 
     row: Pending
     reward: float
@@ -178,7 +178,7 @@ class Lesson(NamedTuple):
 
 
 class OrderStatement(NamedTuple):
-    """A statement of an order by the metric that it rewards: its time, its revenue and what it earns."""
+    """A statement of an order under the metric that it rewards: its time, revenue and reward."""
 
     metric: MetricSpec | None
     time: float
@@ -202,14 +202,14 @@ class RewardBook:
         self._moved: list[tuple[Pending, str, OrderStatement]] = []
 
     def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for.
+        """Whether a row's rule counts an event; its properties may name the placement or offer.
 
         An item of a list must be named, by its offer or as `home_row[2]`.
         """
         return self._counts(row, event, properties) and not _names_no_item(row, properties)
 
     def lacks_item(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether a row would earn an event if the event named which item of the list it is for."""
+        """Whether a row would earn the event if the event named its item of the list."""
         return self._counts(row, event, properties) and _names_no_item(row, properties)
 
     def was_exposed(self, row: Pending, at: float) -> bool:
@@ -217,12 +217,12 @@ class RewardBook:
         return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at
 
     def is_of_orders(self, row: Pending) -> bool:
-        """Whether the reward of a row is earned by orders; also where the plan no longer has its rule."""
+        """Whether orders earn a row's reward, even if the plan no longer has its rule."""
         rule = self._rules.by_selection.get(row.selection)
         return rule is None or rule.is_of_orders
 
     def give(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether a row earned by an event; if not, the event is quarantined with the rule that it breaks."""
+        """Reward a row by an event and return True, or quarantine the event with the rule that it breaks."""
         rule = self._rules.by_selection[row.selection]
         if row.cause and row.cause == event.message_id:
             self.quarantine(event, row.partition, DUPLICATE)
@@ -241,7 +241,7 @@ class RewardBook:
         return False
 
     def restate(self, row: Pending, event: EventRecord, properties: Properties) -> None:
-        """Replace a row's reward by that of another statement of its order, if that statement is the newer one."""
+        """Replace a row's reward by that of another statement of its order, if that is newer."""
         rule = self._rules.by_selection.get(row.selection)
         stands = (event.time, event.revenue or 0.0) > (row.rewarded, row.revenue)
         counts = rule is not None and stands and event.time <= row.exposed + rule.window
@@ -255,7 +255,7 @@ class RewardBook:
     def restate_order(
         self, rows: Sequence[Pending], named: Sequence[Pending], event: EventRecord, properties: Properties
     ) -> bool:
-        """Whether the rows that an order rewarded earn what another statement of it says; the newest stands.
+        """Apply another statement of an order, the newest wins; False if the event's decision earns the order instead.
 
         Where the event names a decision whose rows `named` can earn the order and did not, what others earned by it is
         taken back, and False returned: that decision earns it. One whose window is over can not.
@@ -277,7 +277,7 @@ class RewardBook:
         return True
 
     def _move_order(self, row: Pending, earning: Iterable[Pending]) -> None:
-        """Take back what a row earned by an order; its statement and refunds go to the rows that earn it instead."""
+        """Take back what a row earned by an order; the rows that now earn it get its statement and refunds."""
         for other in earning:
             if other.status in {OPEN, ZERO}:
                 other.refunded, other.refunded_whole, other.dirty = row.refunded, row.refunded_whole, True
@@ -286,7 +286,7 @@ class RewardBook:
         self.take_back(row)
 
     def restate_moved(self) -> None:
-        """Let the rows that orders were moved to follow the statements of before, where those are the newer."""
+        """Apply earlier statements of moved orders to their new rows, if those are newer."""
         for row, order, (metric, at, revenue, amount) in self._moved:
             is_newer = (at, revenue) > (row.rewarded, row.revenue)
             if row.purchase == order and is_newer and metric == self._metric_of(row):
@@ -295,7 +295,7 @@ class RewardBook:
         self._moved.clear()
 
     def refund(self, row: Pending, event: EventRecord, properties: Properties) -> None:
-        """Subtract a refund from a reward; of an amount the rest remains, of a conversion nothing."""
+        """Subtract a refund from a reward: an amount keeps the rest, a conversion becomes 0."""
         amount = refund_amount(properties)
         if amount is None and not order_id(properties):
             amount = event.revenue
@@ -305,7 +305,7 @@ class RewardBook:
         self._correct(row, event.time)
 
     def take_back(self, row: Pending) -> None:
-        """Reset a row to the state before its reward, and correct what the policy learnt."""
+        """Reset a row to its state before the reward, and correct what the policy learnt."""
         row.amount = row.revenue = row.refunded = 0.0
         row.refunded_whole = False
         self._correct(row, row.rewarded)
@@ -313,12 +313,12 @@ class RewardBook:
         row.status, row.rewarded = ZERO, 0.0
 
     def quarantine(self, event: EventRecord, partition: int, reason: str) -> None:
-        """Log an event that cannot count; the part of `reason` before the colon names the counter."""
+        """Log an event that cannot count; `reason` up to its colon names the counter."""
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
 
     def _is_late(self, row: Pending, event: EventRecord) -> bool:
-        """Whether a row without a reward can have none by an event any more."""
+        """Whether an event can no longer reward this unrewarded row."""
         if row.status in {REWARDED, REFUNDED}:
             return False
         rule = self._rules.by_selection.get(row.selection)
@@ -339,7 +339,7 @@ class RewardBook:
         )
 
     def _state(self, row: Pending, rule: RewardRule, event: EventRecord, properties: Properties) -> bool:
-        """Whether the event's amount could be taken as the row's; if not, the event is quarantined."""
+        """Take the event's amount as the row's and return True; otherwise quarantine the event."""
         try:
             amount = rule.amount(event, properties)
         except ValueError as error:
@@ -349,7 +349,7 @@ class RewardBook:
         return True
 
     def _left(self, row: Pending) -> float:
-        """The rest of a reward after refunds: of an amount the order's share, of a conversion all or nothing."""
+        """The reward after refunds: for an amount the order's remaining share, for a conversion all or nothing."""
         order = Order(row.revenue, 1.0, refunded=row.refunded, full=row.refunded_whole)
         rule = self._rules.by_selection.get(row.selection)
         if not is_counted(order):
@@ -359,7 +359,7 @@ class RewardBook:
         return row.amount * (net_revenue(order) / row.revenue)
 
     def _correct(self, row: Pending, at: float) -> None:
-        """Teach and log what a rewarded row earns now, if that changed."""
+        """Teach and log a rewarded row's current reward, if it changed."""
         reward = self._left(row)
         if reward != row.reward:
             self.lessons.append(Lesson(row, reward, row.reward))
@@ -368,11 +368,11 @@ class RewardBook:
         row.dirty = True
 
     def _log_reward(self, row: Pending, at: float) -> None:
-        """Log a reward, later than those before: readers of the log count the newest record of a decision."""
+        """Log a reward with a later time than those before, since readers count a decision's newest record."""
         row.logged = max(at, row.logged + 1e-3) if row.logged else at
         self.log.append((row.partition, RewardRecord(row.decision_id, row.key, row.reward, row.logged)))
 
 
 def _names_no_item(row: Pending, properties: Properties) -> bool:
-    """Whether a row is an item of a list, and neither its offer nor its place is named."""
+    """Whether a row is an item of a list and the event names neither its offer nor its position."""
     return row.key.endswith("]") and "offer" not in properties and properties.get("placement") != row.key

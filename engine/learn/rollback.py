@@ -1,4 +1,4 @@
-"""Rolls a policy back to an earlier snapshot: decision servers follow within a second, the learner continues from it.
+"""Rolls a policy back to an earlier snapshot: servers follow within a second, and the learner continues from it.
 
 A rollback publishes the old bytes under the next version, so versions never decrease and a server cannot miss it. The
 learner adopts a snapshot that others published in its place (`Learner._adopt_published`): what it learnt since then is
@@ -20,7 +20,7 @@ _TRIES = 20
 
 
 class Version(NamedTuple):
-    """A stored snapshot and the number of rewards in it, discounted as the policy forgets; None if it is damaged."""
+    """A stored snapshot and its number of rewards, discounted as the policy forgets; None if it is damaged."""
 
     header: Header
     rewards: float | None
@@ -70,7 +70,7 @@ def republish(client: stream.StreamClient, key: str, target: Header) -> int:
 
 
 def publish_as_current(client: stream.StreamClient, key: str, learnt: float, meaning: str, blob: bytes) -> int:
-    """Publish `blob` as the next version, also while a learner publishes; the version.
+    """Publish `blob` as the next version, even while a learner publishes; returns the version.
 
     Raises:
         StoreUnavailable: if other processes keep publishing first.
@@ -85,7 +85,7 @@ def publish_as_current(client: stream.StreamClient, key: str, learnt: float, mea
 
 
 def _target(client: stream.StreamClient, key: str, version: int | None) -> Header:
-    """The header to roll back to."""
+    """The header of the snapshot to roll back to."""
     stored = _stored_headers(client, key)
     if version is None:
         # A rollback republished the bytes of an older version: skip what has the current digest to go one step further.

@@ -1,4 +1,4 @@
-"""Sequential tests that a guardrail got worse: valid at every look, so they can be read after every customer.
+"""Sequential tests that a guardrail got worse, valid at every look, so that they can run after each customer.
 
 `ShareTest` is for outcomes in [0, 1], `AmountTest` for outcomes of any size. Both are stored as JSON with their tag in
 the table `evidence` of the learner's file.
@@ -43,7 +43,7 @@ class ShareTest(msgspec.Struct, frozen=True, tag="shares"):
     pairs: int = 0
 
     def add(self, outcomes: Sequence[tuple[Treated, float]]) -> Self:
-        """The test with more customers' outcomes, in the order in which they became known."""
+        """The test with more customers' outcomes, in the order in which they became final."""
         waiting, ahead = list(self.waiting), self.ahead
         losses: list[float] = []
         for treated, value in outcomes:
@@ -71,7 +71,7 @@ class ShareTest(msgspec.Struct, frozen=True, tag="shares"):
         return most + math.log(sum(math.exp(capital - most) for capital in self.capital) / len(self.capital))
 
     def _loss(self, treated: float, control: float) -> float:
-        """The loss of the treated outcome against the control's beyond the margin; above zero it is harm."""
+        """The loss of the treated outcome against the control's, beyond the margin; above zero is harm."""
         return (1 - self.margin) * control - treated if self.up else treated - (1 + self.margin) * control
 
 

@@ -1,4 +1,4 @@
-"""The state of one learner in one SQLite file, `DATA/learn/all.sqlite` or one named by its partitions.
+"""The state of one learner in one SQLite file: `DATA/learn/all.sqlite`, or a file named by its partitions.
 
 Invariants:
 
@@ -36,7 +36,7 @@ _SCHEMA = Path(__file__).with_name("state.sql").read_text(encoding="utf-8")
 
 
 def state_path(data: Path, owned: Sequence[int] | None) -> Path:
-    """The file of the learner of these partitions (None: of all)."""
+    """The file of the learner of these partitions (None: all partitions)."""
     return data / "learn" / ("all.sqlite" if owned is None else f"{'-'.join(map(str, sorted(owned)))}.sqlite")
 
 
@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 class State:
-    """The learner's file. `id` is its name among the spools of the stream."""
+    """The learner's file. `id` is the spool name under which its records are shipped."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class State:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the file was deleted or replaced, so that what is written to it is lost."""
+        """Whether the file was deleted or replaced, so that writes to it are lost."""
         return _inode(self.path) != self._inode
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class State:
 
     @contextmanager
     def transaction(self, undone: Callable[[], None] | None = None, *, keep: bool = True) -> Iterator[None]:
-        """Commit all that the block writes, or nothing: after a failure or without `keep`; then call `undone`."""
+        """Commit the whole block or nothing: after a failure or without `keep` it rolls back and calls `undone`."""
         self.db.execute("BEGIN IMMEDIATE")
         is_kept = False
         try:
@@ -109,12 +109,12 @@ class State:
                     undone()
 
     def progress(self) -> Progress | None:
-        """The position to which the streams are read; None if they never were."""
+        """The position up to which the streams are read; None before the first read."""
         stored = self._meta("progress")
         return msgspec.json.decode(stored, type=Progress) if stored else None
 
     def put_progress(self, progress: Progress) -> None:
-        """Store how far the streams are read."""
+        """Store the position up to which the streams are read."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('progress', ?)", [msgspec.json.encode(progress)])
 
     def clocks(self) -> dict[int, float]:
@@ -147,7 +147,7 @@ class State:
         return [due for (due,) in rows]
 
     def erased(self) -> dict[str, float]:
-        """Digests of the ids of erased customers, and when each was erased (s since 1970)."""
+        """Digests of erased customers' ids, with the time of each erasure (s since 1970)."""
         return dict(self.db.execute("SELECT digest, at FROM erased"))
 
     def drop_merges(self, before: float) -> None:
@@ -186,15 +186,15 @@ class State:
         return dict(self.db.execute("SELECT reason, count FROM aside ORDER BY reason"))
 
     def unpublished_trips(self) -> list[tuple[str, str]]:
-        """Tripped selections that the decision servers do not know yet, each with its reason."""
+        """Tripped selections that are not published to the decision servers yet, each with its reason."""
         return list(self.db.execute("SELECT selection, reason FROM unpublished_trips"))
 
     def published_trips(self) -> list[str]:
-        """Tripped selections that the decision servers know."""
+        """Tripped selections that are published to the decision servers."""
         return [selection for (selection,) in self.db.execute("SELECT selection FROM published_trips")]
 
     def mark_published(self, selection: str) -> None:
-        """Store that the decision servers know of a trip."""
+        """Store that a trip is published to the decision servers."""
         statement = "INSERT OR REPLACE INTO trips SELECT selection, reason, 1 FROM trips WHERE selection = ?"
         self.db.execute(statement, [selection])
 
@@ -203,7 +203,7 @@ class State:
         self.db.execute("DELETE FROM trips WHERE selection = ?", [selection])
 
     def _set_pending_aside(self) -> None:
-        """Rename the table `pending` of a release that stored it without row numbers."""
+        """Rename the table `pending` of an earlier release, which has no row numbers."""
         created = self.db.execute("SELECT sql FROM sqlite_master WHERE name = 'pending'").fetchone()
         if created is None or "WITHOUT ROWID" not in created[0].upper():
             return
@@ -215,20 +215,20 @@ class State:
             self.db.execute(f"ALTER TABLE pending RENAME TO {_BEFORE}")
 
     def _name_published(self) -> None:
-        """Rename the last column of `trips`, which earlier releases named by another word."""
+        """Rename the last column of `trips`, which has another name in earlier releases."""
         columns = [name for _, name, *_ in self.db.execute("PRAGMA table_info(trips)")]
         if columns and columns[-1] != "published":
             self.db.execute(f"ALTER TABLE trips RENAME COLUMN {columns[-1]} TO published")
 
     def _take_pending_over(self) -> None:
-        """Move the rows of a table that was set aside, also by a process that died then, into `pending`."""
+        """Move the rows of a renamed table into `pending`, also if an earlier process died while doing so."""
         if self.db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_BEFORE]).fetchone():
             with self.transaction():
                 self.db.execute(f"INSERT INTO pending SELECT * FROM {_BEFORE} ORDER BY decision_id, key")  # noqa: S608 # nosec B608
                 self.db.execute(f"DROP TABLE {_BEFORE}")
 
     def _add_columns(self) -> None:
-        """Add the columns that are new since an earlier release to its tables."""
+        """Add columns that an earlier release's tables lack."""
         for table, columns in _ADDED.items():
             present = {name for _, name, *_ in self.db.execute(f"PRAGMA table_info({table})")}
             missing = [(column, value) for column, value in columns if column.split()[0] not in present]
@@ -252,7 +252,7 @@ def _policy_columns(one: Learnt) -> tuple[object, ...]:
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, which tell a replaced file from the open one; None if it is gone."""
+    """Device and inode of a file, by which a replaced file is recognized; None if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -261,7 +261,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def find_poisoned(records: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> dict[int, str]:
-    """The records with which an attempt fails `TRIES` times, by their place, with the error; empty if none is to blame.
+    """The places and errors of records on which `attempt` fails `TRIES` times; empty if none is at fault.
 
     Looks for the shortest failing beginning of the records by halves, takes its last one out, and repeats: as many
     attempts as the logarithm of the records for each that is found.
@@ -270,7 +270,7 @@ def find_poisoned(records: Sequence[T], attempt: Callable[[Sequence[T]], None]) 
     left = list(range(len(records)))
 
     def failure(places: Sequence[int]) -> str:
-        """The error of the last try; empty if one succeeded."""
+        """The error of the last of several tries; empty if one succeeded."""
         found = ""
         for _ in range(TRIES):
             try:

@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Learnt:
-    """A policy of the learner: over the plan's arms, and behind them the arms of earlier plans.
+    """A learner's policy over the plan's arms, followed by arms of earlier plans.
 
     `learnt` is its clock, the number of first lessons it was ever taught. Lessons within the `forgotten` spans of the
     clock, each (after, up to), are not in the policy: a rollback removed them. `examined` are the sums of a list's
@@ -49,7 +49,7 @@ class Learnt:
     examined: tuple[PositionSums, ...] = ()
 
     def contains(self, at: float) -> bool:
-        """Whether the lesson at `at` on the clock is in the policy."""
+        """Whether the policy contains the lesson at `at` on the clock."""
         return not any(low < at <= high for low, high in self.forgotten)
 
 
@@ -58,7 +58,7 @@ TaughtLesson = tuple["Pending | _CreativeOf", float, float | None]
 
 
 class _CreativeOf:
-    """A row as the policy of the creatives learns it: with the creative in the place of the offer."""
+    """A row as the creatives' policy learns it, with the creative in place of the offer."""
 
     __slots__ = ("_row",)
 
@@ -115,7 +115,7 @@ class _CreativeOf:
 
 
 def fit_to_plan(learnt: Mapping[str, Learnt], rules: RewardRules) -> dict[str, Learnt]:
-    """The policies of a new plan: arms that stay keep their statistics; a policy whose meaning changed starts over."""
+    """The policies of a new plan: remaining arms keep their statistics; a policy whose meaning changed starts over."""
     policies: dict[str, Learnt] = {}
     for key, rule in rules.by_selection.items():
         if not rule.learns:
@@ -135,7 +135,7 @@ def fit_to_plan(learnt: Mapping[str, Learnt], rules: RewardRules) -> dict[str, L
 
 
 def _begin(key: str, rule: RewardRule, learnt: Mapping[str, Learnt]) -> Learnt:
-    """A policy that the learner did not know: its prior.
+    """The prior of a policy that the learner does not have yet.
 
     That of a plan which a holdout keeps begins with what today's of its name has learnt, if both read the same and earn
     the same, and learns apart from it.
@@ -151,7 +151,7 @@ def _begin(key: str, rule: RewardRule, learnt: Mapping[str, Learnt]) -> Learnt:
 
 
 def with_plan_arms(policy: Bandit, selection: Selection) -> Bandit:
-    """The policy with the plan's options, over the plan's arms followed by the other arms it knows."""
+    """The policy with the plan's options, over the plan's arms followed by its other arms."""
     arms = (*selection.arms, *(arm for arm in policy.arms if arm not in set(selection.arms)))
     if arms != policy.arms:
         _log.info("arms changed", key=selection.key, arms=len(selection.arms), before=len(policy.arms))
@@ -159,7 +159,7 @@ def with_plan_arms(policy: Bandit, selection: Selection) -> Bandit:
 
 
 def restart_from(before: Learnt, policy: Bandit, meaning: str, learnt: float) -> Learnt:
-    """Replace what was learnt by `policy`, which contains the lessons up to `learnt` on the clock and none after.
+    """Replace the learnt state by `policy`, which contains exactly the lessons up to `learnt` on the clock.
 
     A snapshot that others taught may be ahead of this learner's clock, which then continues from there.
     """
@@ -175,7 +175,7 @@ def restart_from(before: Learnt, policy: Bandit, meaning: str, learnt: float) ->
 
 
 def restart_from_snapshot(own: Learnt, published: StoredSnapshot) -> Learnt:
-    """A published snapshot in place of the learner's own; unchanged if a learner with a new file learnt nothing yet.
+    """The published snapshot instead of the learner's own; unchanged if a new learner's file has no lessons.
 
     Raises:
         ValueError: if its bytes are no policy that can choose.
@@ -189,7 +189,7 @@ def restart_from_snapshot(own: Learnt, published: StoredSnapshot) -> Learnt:
 def teach(
     lessons: Iterable[Lesson], rules: RewardRules, learnt: Mapping[str, Learnt]
 ) -> tuple[dict[str, Learnt], Counter[str]]:
-    """Teach lessons in their order.
+    """Teach lessons in order.
 
     Returns:
         The policies that changed by selection, and the number of lessons that could not be taught by reason.
@@ -213,7 +213,7 @@ def teach(
 
 
 def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Learnt, aside: Counter[str]) -> Learnt:
-    """One policy after its lessons; counts those of unknown arms in `aside` and sets the rows' `learnt`."""
+    """One policy after its lessons; counts lessons of unknown arms in `aside`, and sets the rows' `learnt`."""
     policy, clock = before.policy, before.learnt
     positions = {arm: index for index, arm in enumerate(policy.arms)}
     read_numbers = rule.selection.features.numbers if policy.dim else None
@@ -257,7 +257,7 @@ def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Lea
 
 
 def _examine_list(rule: RewardRule, before: Learnt) -> ExaminedList | None:
-    """The examination of the selection's positions; None where it shows one offer."""
+    """The examination model of the selection's positions; None if the selection shows one offer."""
     selection = rule.selection
     if selection.count == 1:
         return None

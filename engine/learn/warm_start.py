@@ -1,4 +1,4 @@
-"""Warm start: teaches a policy from an old log, or from a table of what was shown and earned, and publishes it.
+"""Warm start: teaches a policy from an old log, or from a table of exposures and rewards, and publishes it.
 
 Every row needs the propensity of its arm. Of a log only exposures whose reward window is over count: of the others
 only those that were rewarded would be known, which biases the rewards upward.
@@ -77,7 +77,7 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmStart:
-    """Teach the prior of a selection all rows of `source` and publish it; a running learner continues from it.
+    """Teach a selection's prior all rows of `source` and publish it; a running learner continues from it.
 
     Args:
         settings: the store's address.
@@ -107,7 +107,7 @@ def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmSt
 
 
 def learn_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, int]]:
-    """The prior of a selection taught all rows of a log or table, and the number of unused rows by reason.
+    """The selection's prior after all rows of a log or table, and the number of unused rows by reason.
 
     Raises:
         BadInput: if `source` cannot be read or has no usable row.
@@ -128,7 +128,7 @@ def learn_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, in
 
 
 def _teach_rows(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], unused: Counter[str]) -> Bandit:
-    """The policy after these rows; counts those that it cannot use in `unused`."""
+    """The policy after these rows; counts rows that it cannot use in `unused`."""
     positions = {arm: index for index, arm in enumerate(policy.arms)}
     usable: list[tuple[int, float, float]] = []
     contexts: list[np.ndarray] = []
@@ -154,7 +154,7 @@ def _teach_rows(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], u
 
 
 def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[WarmRow]]:
-    """The exposures of a log whose reward window is over, in pieces; counts the others in `unused`."""
+    """The log's exposures whose reward window is over, in pieces; counts the others in `unused`."""
     tables = ("decisions", "exposures", "rewards")
     files = {name: f"{escape(str(folder / name))}/**/*.parquet" for name in tables}
     missing = [name for name in tables if next((folder / name).glob("**/*.parquet"), None) is None]
@@ -197,7 +197,7 @@ def _table(selection: Selection, file: Path) -> Iterator[list[WarmRow]]:
 
 @contextmanager
 def _duckdb(source: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A DuckDB connection whose errors name the source that cannot be read."""
+    """A DuckDB connection whose errors name the unreadable source."""
     try:
         import duckdb  # noqa: PLC0415 (a learner runs without the analysis extra)
     except ImportError as error:

@@ -52,7 +52,7 @@ class _App(Litestar):
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
-        """Pass pages on, and keep the encoded slashes of ids: Litestar routes by the decoded path."""
+        """Route by the decoded path, but keep the encoded slashes of ids; pass requests for pages on."""
         if scope["type"] == ScopeType.HTTP:
             request = cast("HTTPScope", scope)
             if self.pages is not None and self.pages.takes(request):
@@ -118,13 +118,13 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
 
 
 def end_streams(app: Litestar) -> None:
-    """End the streams of an application: a server that stops waits for the answers that it has begun."""
+    """End the application's open streams, since a stopping server waits for answers in progress."""
     if isinstance(app, _App) and app.flag_changes is not None:
         app.flag_changes.close()
 
 
 def _answer_without_route(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
-    """The problem of a request that no endpoint takes, which Litestar answers."""
+    """The problem for a request without an endpoint, which Litestar answers."""
     refusal = Refusal(error.status_code, NO_ROUTE.get(error.status_code, error.detail))
     request_id = request_id_of(request.scope["headers"]).decode()
     allowed = {"allow": _methods_of(request.url.path)} if refusal.status == 405 else {}

@@ -74,7 +74,7 @@ class Caller:
         self._filled_at = 0.0
 
     def require_proof(self, ids: CustomerIds, proof: str) -> None:
-        """Refuse a customer that a publishable key does not prove.
+        """Refuse a customer without a valid proof, if the key is publishable.
 
         Raises:
             Refusal: 403 if the role is `client` and `proof` is not the HMAC of `ids` under the key's secret.
@@ -100,7 +100,7 @@ class Caller:
         return one_line and is_proven
 
     def require_origin(self, headers: RawHeaders) -> None:
-        """Refuse a page of an origin that the key does not list; a key without origins is not for browsers.
+        """Refuse a page whose origin the key does not list; a key without origins is not for browsers.
 
         Raises:
             Refusal: 403.
@@ -110,7 +110,7 @@ class Caller:
             raise Refusal(403, detail, "origin")
 
     def count_request(self, now: float) -> None:
-        """Take one token at `now`, seconds of a monotonic clock; the bucket holds one second of this worker's share.
+        """Take one token at `now` (s, monotonic); the bucket holds one second of this worker's share.
 
         Raises:
             Refusal: 429 if the key has used up its rate.
@@ -131,7 +131,7 @@ ANYONE = Caller("anyone on this machine", "admin")
 
 
 class Keys:
-    """The keys of an installation; without any, everyone who can connect is an admin."""
+    """The keys of an installation; without keys every caller is an admin."""
 
     def __init__(self, specs: Iterable[KeySpec] = (), *, guesses: int = KEY_GUESSES) -> None:
         self._callers: list[tuple[bytes, Caller, float]] = []
@@ -158,21 +158,21 @@ class Keys:
         return bool(self._callers)
 
     def dashboard_role_of(self, name: str) -> DashboardRole | None:
-        """The dashboard role of the keys with this name; None for an unknown one, and where all of them ended."""
+        """The dashboard role of the keys with this name; None if there are none or all have expired."""
         now = time.time()
         return next((one.dashboard for _, one, until in self._callers if one.name == name and now < until), None)
 
     def live_digests(self, name: str) -> list[bytes]:
-        """The SHA-256 of each key with this name that has not ended: of two while it is rotated."""
+        """The SHA-256 of each unexpired key with this name: two during a rotation."""
         now = time.time()
         return [digest for digest, one, until in self._callers if one.name == name and now < until]
 
     def guard_for(self, least: KeyRole | None) -> "RequestGuard":
-        """The guard of addresses that need a key of the role `least`; None for those that need no key."""
+        """The guard of addresses that need a key with at least the role `least`; None if they need no key."""
         return RequestGuard(self, least)
 
     def identify(self, headers: RawHeaders, peer: str) -> Caller:
-        """The caller whose key the request sends.
+        """The caller who owns the request's key.
 
         Raises:
             Refusal: 401 for no valid key, 429 for a peer that sent too many unknown ones.
@@ -217,7 +217,7 @@ class RequestGuard:
         """The origins whose pages may read answers from here."""
 
     def __call__(self, headers: RawHeaders, peer: str = "") -> Caller:
-        """The caller.
+        """The caller of a request.
 
         Raises:
             Refusal: 401 for no valid key, 403 for a role below `least` or a page of another origin, 421 for another
@@ -238,7 +238,7 @@ class RequestGuard:
 
 
 def load_keys_from_settings(settings: Settings) -> Keys:
-    """The keys that the settings name.
+    """Load the keys that the settings name.
 
     Raises:
         BadInput: if the file is invalid; if other machines could connect, and there is none or it has example keys.
@@ -257,7 +257,7 @@ def load_keys_from_settings(settings: Settings) -> Keys:
 
 
 def _secrets_of(spec: KeySpec) -> list[ExpiringSecret]:
-    """The secrets that prove customers to a key: its own, and until its end that of the key before."""
+    """The secrets that prove customers to a key: its own, and the previous key's until that expires."""
     found = [] if spec.secret is None else [(spec.secret.encode(), math.inf)]
     if spec.previous is not None and spec.previous.secret is not None:
         found.append((spec.previous.secret.encode(), _end_of(spec.previous.until)))
@@ -265,5 +265,5 @@ def _secrets_of(spec: KeySpec) -> list[ExpiringSecret]:
 
 
 def _end_of(moment: datetime | None) -> float:
-    """Seconds since 1970; infinite where there is no end."""
+    """The expiry of a key in seconds since 1970; infinite if it never expires."""
     return math.inf if moment is None else moment.timestamp()

@@ -1,4 +1,4 @@
-"""The body of a request for a decision: the one decoder of `/v1/decide`, `/v1/explain`, `/v1/agent` and OpenFeature.
+"""Decodes the body of a request for a decision, for `/v1/decide`, `/v1/explain`, `/v1/agent` and OpenFeature.
 
 The limits are on the body and not on `DecideRequest`: requests that were logged before a limit are still explained.
 """
@@ -21,7 +21,7 @@ Attributes = Annotated[dict[RequestName, object], msgspec.Meta(max_length=500)]
 
 
 class DecideBody(DecideRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The request of a storefront: the customer, the channel, and which placements and experiments to decide."""
+    """The request of a storefront: customer, channel, placements and experiments to decide."""
 
     channel: RequestName
     placements: Annotated[list[RequestName], msgspec.Meta(max_length=100)] = field(default_factory=list)
@@ -62,12 +62,12 @@ def decode_context(body: bytes) -> dict[str, object]:
 
 
 def preview_token(request: DecideBody, header: str) -> str:
-    """The preview token of a request, in its body or its header; empty where there is none."""
+    """The preview token in a request's body or header; empty if there is none."""
     return header if isinstance(request.preview, msgspec.UnsetType) else request.preview
 
 
 def build_request(values: Mapping[str, object]) -> DecideRequest:
-    """The request that a body with these values would be, by the same rules; errors as in `decode_decide`."""
+    """The request with these values, by the rules of `decode_decide`, which also raises its errors."""
     try:
         return msgspec.convert(values, DecideBody)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Takes all requests for a decision that one tick of the event loop brought through `decision_flow` together.
+"""Decides all requests that arrive in one tick of the event loop together, by `decision_flow`.
 
     arrive -> decode all -> one read -> decide all -> encode all -> one write to the spool -> answer all
 
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 
 class Arrival:
-    """A request that waits for its decision: what makes its task, and what takes the outcome.
+    """A request that waits for its decision: the function that makes its task, and the callback for the outcome.
 
     `deadline` is by the event loop's clock, `asked` when it arrived by the monotonic one (both s).
     """
@@ -103,17 +103,17 @@ class DecisionBatches:
 
     @property
     def is_full(self) -> bool:
-        """Whether a decision that comes now would wait for the CPU longer than it may."""
+        """Whether a decision that arrives now would wait for the CPU longer than its budget."""
         waiting, most = self.admission.waiting, self.admission.most
         return waiting >= most and (self._is_late() or waiting - self._count_idle() >= most)
 
     def _is_late(self) -> bool:
-        """Whether the CPU has not come to a request whose budget is spent."""
+        """Whether a waiting request has used up its budget before the CPU was free for it."""
         self._drop_read()
         return bool(self._unread) and self._unread[0].deadline + LATE_SECONDS < asyncio.get_running_loop().time()
 
     def _count_idle(self) -> int:
-        """The requests that wait for a slow store: it was asked for them, or has yet to answer the batches before."""
+        """The number of requests that wait for the store: sent to it, or queued behind earlier batches."""
         if not self._waits.is_slow:
             return 0
         return len(self._waits) + (len(self._arrived) if self._waits.reads == IN_FLIGHT else 0)
@@ -131,7 +131,7 @@ class DecisionBatches:
         self._watch()
 
     async def drain(self) -> None:
-        """Wait until everything that arrived is answered; their budgets bound that."""
+        """Wait until every arrived request is answered; their budgets limit the wait."""
         while self._arrived or self._in_flight:
             self._ended.clear()
             await self._ended.wait()
@@ -140,7 +140,7 @@ class DecisionBatches:
             await asyncio.sleep(0)  # for `_finish_settled`
 
     def _start(self) -> None:
-        """Start the next batch if there is one and the store may be asked."""
+        """Start the next batch if one waits and the store may be read."""
         if self._arrived and not self._is_starting and self._in_flight < IN_FLIGHT:
             self._is_starting = True
             asyncio.get_running_loop().call_soon(self._begin)
@@ -151,7 +151,7 @@ class DecisionBatches:
         task.add_done_callback(self._tasks.discard)
 
     def _begin(self) -> None:
-        """Take what arrived, up to its read."""
+        """Decode the arrived requests and start their read."""
         batch, self._arrived = self._arrived[:MOST_REQUESTS], self._arrived[MOST_REQUESTS:]
         self._is_starting = False
         self._in_flight += 1
@@ -168,19 +168,19 @@ class DecisionBatches:
             self._fail(taken, error)
 
     def _end(self) -> None:
-        """Make room for the next batch."""
+        """Mark the batch as ended, and start the next one."""
         self._drop_read()
         self._in_flight -= 1
         self._ended.set()
         self._start()
 
     def _fail(self, taken: Sequence[Arrival], error: Exception) -> None:
-        """End a batch with an error of ours; those that it has answered, or that left it, do not notice."""
+        """End a batch with an internal error; requests that were answered or left the batch are not affected."""
         self._finish([(arrival, FailedTask(error)) for arrival in taken if arrival.is_open])
         self._end()
 
     def _decode(self, batch: Sequence[Arrival]) -> list[tuple[Arrival, DecisionTask]]:
-        """Make the tasks of the batch; those that are refused, or whose way is another, leave it.
+        """Make the tasks of the batch; refused requests and those for the one-by-one way leave it.
 
         Bodies that take long to decode are those of the next batch.
         """
@@ -214,7 +214,7 @@ class DecisionBatches:
         return usual
 
     def _read(self, usual: Sequence[tuple[Arrival, DecisionTask]]) -> None:
-        """Read the customers, and the pools that were found empty."""
+        """Read the batch's customers, and the pools that were found empty."""
         _enter("store.read", usual)
         tasks = [task for _, task in usual]
         if self._flow.has_low_pools:
@@ -235,7 +235,7 @@ class DecisionBatches:
     def _take_customers(
         self, usual: Sequence[tuple[Arrival, DecisionTask]], pools: LowPools, customers: Sequence[BatchFetch]
     ) -> None:
-        """Decide for the customers that were read, except where the budget ended meanwhile."""
+        """Decide for the customers that were read, unless the budget ended meanwhile."""
         self._waits.end_read([arrival for arrival, _ in usual])
         read = [
             (arrival, task, customer)
@@ -248,7 +248,7 @@ class DecisionBatches:
         self._decide(read, pools)
 
     def _decide(self, read: Sequence[ReadArrival], pools: LowPools) -> None:
-        """Decide, record and answer, a part of the batch at a time."""
+        """Decide, record and answer the batch in parts."""
         done: list[tuple[Arrival, Decided]] = []
         began = time.monotonic()
         number = 0
@@ -271,7 +271,7 @@ class DecisionBatches:
             self._end()
 
     def _decide_one(self, arrival: Arrival, task: DecisionTask, read: BatchFetch, pools: LowPools) -> Decided | None:
-        """Decide one request; None where it leaves the batch for what it must look up or write."""
+        """Decide one request; None if it leaves the batch for a second look-up or a write."""
         flow, asked = self._flow, arrival.asked
         if isinstance(read, asyncio.Future):
             self._leave(arrival, self._follow(arrival, task, read, pools))
@@ -288,7 +288,7 @@ class DecisionBatches:
         return attempt(flow.complete, decided)
 
     async def _settle(self, arrival: Arrival, decided: DecidedTask) -> Decided:
-        """Write what one decision needs written; past its budget, or without the store, degrade it."""
+        """Write what one decision requires; after its budget, or without the store, degrade it."""
         try:
             async with StoreBudget(arrival.deadline):
                 [settled] = await self._flow.claim_offers([decided], arrival.asked)
@@ -299,7 +299,7 @@ class DecisionBatches:
     async def _follow(
         self, arrival: Arrival, task: DecisionTask, second: asyncio.Future[FetchedCustomer], pools: LowPools
     ) -> Decided:
-        """Decide for a customer whose identifiers point elsewhere, after the second look-up."""
+        """Decide for a customer whose identifiers point to another one, after the second look-up."""
         flow, read = self._flow, None
         try:
             async with StoreBudget(arrival.deadline):
@@ -310,12 +310,12 @@ class DecisionBatches:
             return attempt(flow.decide_degraded, task) if read else flow.degrade(task, arrival.asked)
 
     async def _prefetch(self, task: DecisionTask) -> Decided:
-        """Decide what is exposed later, and store it."""
+        """Make a decision that is exposed later, and store it."""
         [decided] = await self._flow.decide_and_store([task])
         return decided
 
     def _leave(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
-        """Have a task of its own decide a request."""
+        """Move a request into a task of its own."""
         arrival.is_open = False
         _enter("store.write", ((arrival,),))
         self._waits.begin_write(arrival)
@@ -331,7 +331,7 @@ class DecisionBatches:
         self._finish_soon(arrival, decided)
 
     def _finish_soon(self, arrival: Arrival, decided: Decided) -> None:
-        """Record and answer, together with the others of this tick."""
+        """Record and answer a task together with the others of this tick."""
         if not self._settled:
             asyncio.get_running_loop().call_soon(self._finish_settled)
         self._settled.append((arrival, decided))
@@ -341,7 +341,7 @@ class DecisionBatches:
         self._finish(settled)
 
     def _finish(self, decided: Sequence[tuple[Arrival, Decided]]) -> None:
-        """Encode, write the records of all to the spool at once, then answer all."""
+        """Encode the answers, write all records to the spool in one write, then send the answers."""
         if not decided:
             return
         _enter("spool.append", decided)
@@ -356,7 +356,7 @@ class DecisionBatches:
                 log.exception("a decision could not be delivered")
 
     def _watch(self) -> None:
-        """Have the timer end the budget of the oldest request."""
+        """Set the timer to the end of the oldest request's budget."""
         if self._timer is None and self._unread:
             self._timer = asyncio.get_running_loop().call_at(self._unread[0].deadline, self._look_once_more)
 
@@ -364,7 +364,7 @@ class DecisionBatches:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        """Decide without the store for those whose budget is spent."""
+        """Decide without the store for requests whose budget is used up."""
         loop = asyncio.get_running_loop()
         self._timer = None
         now, spent = loop.time(), list[tuple[Arrival, Decided]]()
@@ -393,7 +393,7 @@ class DecisionBatches:
 
 
 def _enter(stage: RequestStage, requests: Sequence[tuple[Arrival, *tuple[object, ...]]]) -> None:
-    """Begin a stage of those that are traced."""
+    """Begin a stage of the traced requests."""
     for arrival, *_ in requests:
         if arrival.trace is not None:
             arrival.trace.enter(stage)

@@ -75,7 +75,7 @@ class DecisionFlow:
     """The stages, on the parts of one worker."""
 
     def __init__(self, worker: Worker, *, patient: bool = False) -> None:
-        """Uses the store that waits as long as events may, if `patient`: where no storefront waits for the answer."""
+        """Set up the stages; if `patient`, use the store with the longer timeout of events, as no storefront waits."""
         self._worker = worker
         self._store = worker.event_store if patient else worker.store
         self._health = worker.store_health
@@ -114,7 +114,7 @@ class DecisionFlow:
             return each(self.decide_degraded, tasks)
 
     def is_degrading(self) -> bool:
-        """Whether decisions are made without the store now: it is away, or they will have no record.
+        """Whether decisions are made without the store now: it is away, or the spool takes no records.
 
         Raises:
             Refusal: 503 if the disk takes no records and answers need one.
@@ -123,11 +123,11 @@ class DecisionFlow:
 
     @property
     def budget(self) -> float:
-        """The time (s) that a decision may wait in all before it is answered without what it waits for."""
+        """The total time (s) that a decision may wait before it is answered without the store."""
         return self._worker.settings.store_timeout
 
     def new_deadline(self) -> float:
-        """The time at which a request that arrives now stops waiting for the store (s, event loop's clock)."""
+        """The deadline (s, event loop's clock) up to which a request that arrives now waits for the store."""
         return asyncio.get_running_loop().time() + self.budget
 
     def _deadline_of(self, tasks: list[DecisionTask]) -> float:
@@ -135,7 +135,7 @@ class DecisionFlow:
         return min((task.deadline for task in tasks if task.deadline is not None), default=self.new_deadline())
 
     async def fetch_customers(self, tasks: list[DecisionTask], asked: float) -> list[Read]:
-        """Read the customers, and what is left of the pools that were found empty; `asked` is now (monotonic)."""
+        """Read the customers, and the remaining amount of pools that were found empty; `asked` is now (monotonic)."""
         with_counts = bool(self._worker.plan.watched)
         # `fetch` queues a read, and those of one tick are sent together: all are queued before the first is awaited.
         reads = each(lambda task: self._store.fetch(task.request.customer, task.now, counts=with_counts), tasks)
@@ -144,11 +144,11 @@ class DecisionFlow:
 
     @property
     def has_low_pools(self) -> bool:
-        """Whether a stock or budget was found empty, so that offers wait for what is left there."""
+        """Whether a stock or budget was found empty, so that decisions must read its remaining amount."""
         return bool(self._grants.low)
 
     async def read_pools(self, tasks: Sequence[DecisionTask]) -> LowPools:
-        """Reads the rest of the pools that were found empty, if the tasks may show offers; else the reason.
+        """Read the remaining amount of empty pools, if the tasks may show offers; else return the reason.
 
         An error is returned, not raised, since it concerns only the tasks with placements (`use_read`).
         """
@@ -160,16 +160,16 @@ class DecisionFlow:
             return error
 
     def read_batch(self, tasks: Sequence[DecisionTask], take: Callable[[list[BatchFetch]], None]) -> None:
-        """Read the customers of a batch, without their pools; `take` gets them in a later tick, each or its error."""
+        """Read a batch's customers without pools; `take` gets each customer or its error in a later tick."""
         customers = [(task.request.customer, task.now) for task in tasks]
         self._store.fetch_batch(customers, take, counts=bool(self._worker.plan.watched))
 
     def decide_fetched(self, tasks: list[Read]) -> list[Decided]:
-        """Decide for the customers that were read."""
+        """Decide for the fetched customers."""
         return [attempt(self.decide_one, task) if isinstance(task, FetchedTask) else task for task in tasks]
 
     async def claim_offers(self, tasks: list[Decided], asked: float) -> list[Decided]:
-        """Claim the limited offers for their customers, and write what the decisions bind customers to.
+        """Claim the limited offers, and write the decisions' bindings of customers.
 
         `asked` is when `fetch_customers` began (monotonic).
         """
@@ -230,7 +230,7 @@ class DecisionFlow:
         return True
 
     def _report_failures(self, decision_id: str, placement: str, choice: Choice) -> None:
-        """Count and log the errors of the engine that closed an offer or a moment."""
+        """Count and log the internal errors that closed an offer or a moment."""
         for gate, candidate, error in choice.failures:
             self._worker.metrics.count_gate_failure(gate)
             names = {"decision_id": decision_id, "placement": placement, "candidate": candidate}
@@ -243,7 +243,7 @@ class DecisionFlow:
         pools: LowPools,
         asked: float,
     ) -> Read:
-        """Wait for one customer's read; a store that fails or is slow degrades this task alone."""
+        """Wait for one customer's read; a store that fails or is slow degrades only this task."""
         if isinstance(read, FailedTask):
             return read
         try:
@@ -255,7 +255,7 @@ class DecisionFlow:
     def use_read(
         self, task: DecisionTask, read: FetchedCustomer | Exception, pools: LowPools, asked: float
     ) -> FetchedTask | Decided:
-        """The task with its customer; without a store that answers it is degraded, and another error ends it."""
+        """The task with its customer; a store failure degrades it, any other error ends it."""
         if not task.request.placements:
             pools = {}  # no offers, so no pools in the trace either
         failure = read if isinstance(read, Exception) else pools
@@ -271,7 +271,7 @@ class DecisionFlow:
         return FetchedTask(task, customer, Availability(customer.counts, left, prices=self._worker.follower.prices))
 
     def complete(self, decided: DecidedTask) -> DecidedTask:
-        """The decision that does not `needs_store`, as `claim_offers` returns it."""
+        """The decision for which `needs_store` is false, in the form that `claim_offers` returns."""
         if decided.fetched is None:
             return decided
         if self._health.is_suspect:
@@ -279,7 +279,7 @@ class DecisionFlow:
         return self._complete_with(decided.decision, decided.fetched, decided.fetched.availability)
 
     def needs_store(self, decided: DecidedTask) -> bool:
-        """Whether something must be written before the answer: a binding, claims, sticky variants, a prefetch."""
+        """Whether the answer requires a write first: a binding, claims, sticky variants, or a prefetch."""
         decision, fetched = decided.decision, decided.fetched
         if fetched is None:
             return False
@@ -291,7 +291,7 @@ class DecisionFlow:
         return not all(is_unlimited(choice, decision.channel) for choice in decision.choices.values())
 
     def decide_one(self, fetched: FetchedTask) -> DecidedTask:
-        """Decide one task for the customer that was read."""
+        """Decide one task for its fetched customer."""
         decision = self.evaluate(fetched.task, fetched.customer.profile, availability=fetched.availability)
         return DecidedTask(fetched.task, decision, fetched)
 
@@ -310,7 +310,7 @@ class DecisionFlow:
         return claimed
 
     async def _write_claims(self, decision: Decision, fetched: FetchedTask) -> DecidedTask:
-        """The writes of one decision, in the order that a crash between two of them needs.
+        """Make the writes of one decision, in an order that is safe if the process dies between two of them.
 
         The customer is bound first, since claims and variants belong to the merged profile; an offer is claimed before
         it can be found by its outcome events, which would confirm or release that claim.
@@ -352,7 +352,7 @@ class DecisionFlow:
         return DecidedTask(fetched.task, completed, fetched)
 
     async def _store_one_prefetched(self, decided: DecidedTask) -> DecidedTask:
-        """Store one prefetched decision for its later exposure; without the store it becomes a degraded one."""
+        """Store one prefetched decision for its later exposure; degrade it if the store fails."""
         if decided.task.request.expose or await self.store_pending_exposure(decided.decision, decided.task.deadline):
             return decided
         return self.decide_degraded(
@@ -360,12 +360,12 @@ class DecisionFlow:
         )  # its exposure could not be reported, so a limited offer must not be shown
 
     def degrade(self, task: DecisionTask, asked: float) -> Decided:
-        """Decide a task without the store, which failed or did not answer after it was `asked` (monotonic)."""
+        """Decide a task without the store, which failed or did not answer since `asked` (monotonic)."""
         self._health.record_failure(asked, time.monotonic())
         return attempt(self.decide_degraded, task)
 
     def _degrade_unreadable(self, task: DecisionTask, error: UnreadableValueError) -> Decided:
-        """Decide a task without its customer, whose stored values cannot be read; they stay as they are."""
+        """Decide a task whose customer's stored values cannot be read; the values stay unchanged."""
         log.error(
             "a stored customer cannot be read; the decision is degraded", decision_id=task.decision_id, error=str(error)
         )

@@ -1,4 +1,4 @@
-"""The states of a decision between its request and its answer, and steps over many of them (`decision_flow`)."""
+"""The states of a decision between request and answer, and steps over many decisions (`decision_flow`)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -20,7 +20,7 @@ from engine.service.ids import tag_customer
 
 
 class DecisionTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to decide, at `now` (s since 1970); `is_public` if its answer goes to a publishable key.
+    """A request to decide at `now` (s since 1970); `is_public` if a publishable key gets the answer.
 
     `deadline` is when it stops waiting for the store (s, of the event loop's clock); None for a budget of its own.
     `warnings` go into the answer.
@@ -43,7 +43,7 @@ class FetchedTask(msgspec.Struct, frozen=True):
 
 
 class DecidedTask(msgspec.Struct, frozen=True):
-    """A task with its decision; `fetched` is None where it was decided without the store."""
+    """A task with its decision; `fetched` is None if the decision was made without the store."""
 
     task: DecisionTask
     decision: Decision
@@ -58,7 +58,7 @@ class PreparedTask(msgspec.Struct, frozen=True):
 
 
 class FailedTask(msgspec.Struct, frozen=True):
-    """A task that ends with an error: of the request, or of the engine."""
+    """A task that ended with an error of the request or of the engine."""
 
     error: Exception
 
@@ -79,7 +79,7 @@ def new_task(
     is_public: bool = False,
     deadline: float | None = None,
 ) -> DecisionTask:
-    """The task of a request; its customer has no identifier that is a placeholder.
+    """The task of a request, whose customer's placeholders are removed.
 
     A request that names no customer but a store, as a sign or a kiosk sends it, is decided for the store. Raises
     BadInput if every identifier is a placeholder.
@@ -104,12 +104,12 @@ def new_task(
 
 
 def unit_as_customer(unit: Unit, name: str) -> CustomerIds:
-    """The identifiers under which a store, or another unit, is decided for where no customer is named."""
+    """The identifiers of a store or other unit, which stand in for a customer if the request names none."""
     return CustomerIds(device_id=f"{unit}:{name}")
 
 
 def unknown_profile(ids: CustomerIds) -> Profile:
-    """The profile that stands in for a customer while the store is away: nothing but the strongest identifier.
+    """The profile used while the store is away; it has only the strongest identifier.
 
     Raises:
         BadInput: if no identifier is given.
@@ -126,7 +126,7 @@ def result_of(outcome: Out | FailedTask) -> Out:
 
 
 def attempt(step: Callable[[In], Out], task: In) -> Out | FailedTask:
-    """Run a step; an error becomes the task's outcome, so that it ends this request alone."""
+    """Run a step; an error becomes the task's outcome, so that it fails only this request."""
     try:
         return step(task)
     except Exception as error:  # noqa: BLE001 (it ends this request; the others go on)
@@ -139,7 +139,7 @@ def each(step: Callable[[In], Out], tasks: Sequence[In | FailedTask]) -> list[Ou
 
 
 async def each_async(step: Callable[[In], Awaitable[Out]], tasks: Sequence[In | FailedTask]) -> list[Out | FailedTask]:
-    """Runs as `each` does, with several steps at a time, so that their writes share round trips."""
+    """Run as `each` does, with several steps at a time, so that their writes share round trips."""
 
     async def attempt_async(task: In | FailedTask) -> Out | FailedTask:
         if isinstance(task, FailedTask):

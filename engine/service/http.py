@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class Call:
-    """One request: its body, the parameters of its path and of its query, its headers and who sent it.
+    """One request: its body, path and query parameters, headers and sender.
 
     `is_head`: only the headers of the answer are sent, so a handler that changes something does not.
     """
@@ -71,22 +71,22 @@ class Call:
 
     @classmethod
     def of(cls, scope: HTTPScope, body: bytes, headers: Headers, caller: Caller) -> "Call":
-        """The call of a request that the framework routed."""
+        """The call of a request that Litestar routed."""
         query, is_head = scope.get("query_string", b""), scope["method"] == "HEAD"
         return cls(body, _path_params(scope), headers, caller, query=query, is_head=is_head)
 
     @property
     def query(self) -> dict[str, str]:
-        """The parameters of the query; of one that is given twice the last."""
+        """The query's parameters; of a repeated one the last."""
         return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     def header(self, name: bytes) -> str:
-        """The value of a header, given in lower case; empty where it is not sent."""
+        """The value of a header, named in lower case; empty if it is missing."""
         return next((value.decode("latin-1") for key, value in self._headers if key == name), "")
 
 
 class Reply:
-    """One answer; by default JSON with status 200. One in `parts` has no body."""
+    """One answer; by default JSON with status 200. An answer in `parts` has no body."""
 
     __slots__ = ("body", "headers", "parts", "status")
 
@@ -130,7 +130,7 @@ class WholeRequest:
         self._headers_by_name = dict(headers)
 
     def is_plain_json(self, limit: int) -> bool:
-        """Whether nothing about its headers and its body's size needs a second look; else `endpoint` judges it."""
+        """Whether headers and body size need no further check; otherwise `endpoint` decides."""
         headers = self._headers_by_name
         return (
             len(headers) == len(self.headers)
@@ -140,11 +140,11 @@ class WholeRequest:
         )
 
     def has_header(self, name: bytes) -> bool:
-        """Whether a header, given in lower case, was sent."""
+        """Whether a header, named in lower case, was sent."""
         return name in self._headers_by_name
 
     def call_by(self, guard: RequestGuard) -> Call:
-        """The call, after the guard identified its caller. Errors as in `RequestGuard`."""
+        """The call once the guard has identified its caller. Errors as in `RequestGuard`."""
         caller = guard(self.headers, _peer_address(self.client))
         return Call(self.body, {}, self.headers, caller)
 
@@ -153,7 +153,7 @@ class WholeRequest:
         self._write(reply, origins, request_id_of(self.headers))
 
     def refuse(self, error: Exception, origins: Collection[str]) -> int:
-        """Write the problem that an error of a handler is answered with; returns its status."""
+        """Write the problem for a handler's error; returns its status."""
         request_id = request_id_of(self.headers)
         refusal = _refusal_of(error, self.path, request_id)
         self._write(_problem_reply(refusal, request_id), origins, request_id)
@@ -234,7 +234,7 @@ def endpoint(
 
 
 async def _send_reply(reply: Reply, headers: Headers, scope: HTTPScope, receive: Receive, send: Send) -> None:
-    """Send an answer, part by part where it has parts; HEAD gets no body."""
+    """Send an answer, part by part if it has parts; HEAD gets no body."""
     end_trace(current_trace.get(), reply.status)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     is_head = scope["method"] == "HEAD"
@@ -252,7 +252,7 @@ def _reply_headers(reply: Reply, headers: Headers, origins: Collection[str], req
 
 
 def _refusal_of(error: Exception, path: str, request_id: bytes) -> Refusal:
-    """The refusal that an error of a handler is answered with; an unexpected one is logged with `path`, without ids."""
+    """The refusal for a handler's error; an unexpected one is logged with `path`, without ids."""
     match error:
         case Refusal():
             return error
@@ -270,7 +270,7 @@ def _refusal_of(error: Exception, path: str, request_id: bytes) -> Refusal:
 
 
 def keep_encoded_slashes(scope: HTTPScope) -> HTTPScope:
-    """The scope with every %2F of its path as a private character, so that routing does not split an id there.
+    """The scope with each %2F of its path replaced by a private character, so that routing does not split an id.
 
     `endpoint` turns it back into a slash in the parameters of the path.
     """
@@ -282,7 +282,7 @@ def keep_encoded_slashes(scope: HTTPScope) -> HTTPScope:
 
 
 def _peer_address(client: tuple[str, int] | None) -> str:
-    """The address at the other end of the connection; of IPv6 the network, since one peer has a whole one."""
+    """The address of the peer; for IPv6 its network, since one peer owns a whole network."""
     host = client[0] if client else ""
     return ":".join(host.split(":")[:4]) if ":" in host else host
 
@@ -296,7 +296,7 @@ def _path_params(scope: HTTPScope) -> Mapping[str, object]:
 
 
 def request_id_of(headers: RawHeaders) -> bytes:
-    """The `X-Request-Id` that the client sent, if it is printable ASCII of at most 128 characters; else a new one."""
+    """The client's `X-Request-Id` if it is printable ASCII of at most 128 characters; else a new one."""
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
@@ -304,7 +304,7 @@ def request_id_of(headers: RawHeaders) -> bytes:
 
 
 async def _read_body(scope: HTTPScope, receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
-    """The whole body, which the fast path may have read already.
+    """The whole body, which the fast path may already have read.
 
     Raises:
         Refusal: 415 for another content type or encoding, 413 past `limit` bytes, as they come and inflated, 408 past
@@ -342,7 +342,7 @@ async def receive_body(receive: Receive, headers: list[tuple[bytes, bytes]], lim
 
 
 def _inflate(body: bytes, limit: int) -> bytes:
-    """The body that was sent with gzip; it is never inflated past `limit`, however small it came."""
+    """The gzip body, inflated up to `limit` bytes at most."""
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         inflated: bytes = inflater.decompress(body, limit + 1)
@@ -363,7 +363,7 @@ async def _receive_part(receive: Receive, ends: float) -> Mapping[str, object]:
 
 
 def _declared_length(headers: list[tuple[bytes, bytes]]) -> int:
-    """The length that the request says its body has; 0 if it says none."""
+    """The body's length by the request's header; 0 if it has none."""
     digits = next((value for name, value in headers if name == b"content-length"), b"")
     digits = digits.lstrip(b"0")[:20]  # more digits are too many in any case
     return int(digits) if digits.isdigit() else 0
@@ -378,7 +378,7 @@ def _body_part(message: Mapping[str, object]) -> bytes:
 
 
 def _may_be_empty(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether a request without a content type has no body and is not sent by a page in a browser.
+    """Whether a request without a content type has no body and does not come from a page in a browser.
 
     A page of another site can make a browser send such a request (it is "simple" for CORS); it carries an Origin.
     """
@@ -387,7 +387,7 @@ def _may_be_empty(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def _require_room(left: int) -> None:
-    """Refuse a body that leaves a negative number of bytes to its limit."""
+    """Refuse a body that exceeds its limit, that is leaves a negative number of bytes."""
     if left < 0:
         raise Refusal(413, "the body is too large; send it in several requests", "body")
 

@@ -1,4 +1,4 @@
-"""Repeats the stored answer when a request is sent again with its `Idempotency-Key`; the log holds one decision.
+"""Returns the stored answer when a request is repeated with its `Idempotency-Key`; the log has one decision.
 
 Follows the IETF's draft-ietf-httpapi-idempotency-key-header: a key that comes with another body is refused with 422.
 
@@ -92,7 +92,7 @@ class IdempotentAnswers:
         *,
         deadline: float = math.inf,
     ) -> bytes:
-        """Answer a request: with the stored answer of its key if there is one, else with what `prepare` returns.
+        """Answer a request: by the stored answer of its key if there is one, else by the result of `prepare`.
 
         Args:
             scope: the key together with whose key it is.
@@ -154,7 +154,7 @@ class IdempotentAnswers:
         return None
 
     async def _replace(self, name: str, value: bytes, replaces: bytes) -> bytes | None:
-        """Store `value` where the entry is missing or is what it `replaces`; else return the stored value."""
+        """Store `value` if the entry is missing or equals `replaces`; else return the stored value."""
         reply = await self._pipeline.call(_REPLACE, [name], [value, LIFE, replaces])
         return reply if isinstance(reply, bytes) else None
 
@@ -163,7 +163,7 @@ class IdempotentAnswers:
         _ignore_failure(self._pipeline.call(_REPLACE, [name], [b"", LIFE, in_progress]))
 
     def _answer_stored(self, name: str, digest: bytes, value: bytes) -> bytes:
-        """The stored answer of a repeated request; records stored with it are appended first (invariant 2)."""
+        """The stored answer of a repeated request; its stored records are appended first (invariant 2)."""
         if _is_of_another_body(value, digest):
             detail = f"the key was used for another body within {LIFE} s; send a new key with a new request"
             raise Refusal(422, detail, "idempotency-key")
@@ -179,7 +179,7 @@ class IdempotentAnswers:
         return prepared.answer
 
     def _answer_unstored(self, prepared: PreparedAnswer) -> bytes:
-        """The answer where none can be stored; a repetition is decided again."""
+        """The answer while none can be stored; a repeated request is decided again."""
         self._append(prepared.records)
         return prepared.answer
 
@@ -205,7 +205,7 @@ async def delete_answers(pipeline: RedisPipeline, digests: Container[str]) -> No
 
 
 def _is_of_another_body(value: bytes, digest: bytes) -> bool:
-    """Whether a stored value belongs to a request with another body under the same key."""
+    """Whether a stored value belongs to a request with the same key and another body."""
     return value[1 : 1 + DIGEST] != digest[:DIGEST]
 
 
@@ -215,10 +215,10 @@ def _ignore_failure(sent: "asyncio.Future[RedisReply]") -> None:
 
 
 def _digest(body: bytes) -> bytes:
-    """The digest that tells bodies apart."""
+    """The digest by which bodies are compared."""
     return blake2b(body, digest_size=DIGEST).digest()
 
 
 def _entry_name(scope: str) -> str:
-    """The Redis key of an idempotency key; hashed, because the scope has ids of the customer."""
+    """The Redis key of an idempotency key, hashed because the scope contains customer ids."""
     return keyspace.idempotent_answer(blake2b(scope.encode(), digest_size=16).hexdigest())

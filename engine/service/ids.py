@@ -1,4 +1,4 @@
-"""Decision ids: sorted by time, and marked where the log may receive records of one decision more than once.
+"""Decision ids: sorted by time, with a mark if the log may receive a decision's records more than once.
 
 Who has the id of a decision may report its exposures, so ids must not be guessed from others: they come from the
 operating system's generator, many at a time so that a request spends no system call on one.
@@ -40,22 +40,22 @@ def new_id(now: float, *, ahead: bool = False) -> str:
 
 
 def mark_repeatable(decision_id: str) -> str:
-    """The id of a decision whose records may be spooled twice: its 13th character is `r`, which is no hex digit."""
+    """The id of a decision whose records may be spooled twice: its 13th character is `r`, not a hex digit."""
     return f"{decision_id[:12]}r{decision_id[13:]}"
 
 
 def mark_preview(decision_id: str) -> str:
-    """The id of a decision for the bearer of a preview: its 13th character is `v`. Nothing that names it counts."""
+    """The id of a preview's decision: its 13th character is `v`. Events that name it do not count."""
     return f"{decision_id[:12]}{PREVIEW_MARK}{decision_id[13:]}"
 
 
 def is_preview(decision_id: str) -> bool:
-    """Whether a decision was one for the bearer of a preview."""
+    """Whether a decision was made for a preview."""
     return decision_id[12:13] == PREVIEW_MARK
 
 
 def tag_customer(decision_id: str, ids: CustomerIds) -> str:
-    """The id with a tag of its customer, by which `may_be_of` tells events of others; 40 characters.
+    """The id with a tag of its customer, by which `may_be_of` detects other customers' events; 40 characters.
 
     The tag is a salted digest of the strongest identifier: only who knows the identifier can compare it.
     """
@@ -64,7 +64,7 @@ def tag_customer(decision_id: str, ids: CustomerIds) -> str:
 
 
 def may_be_of(decision_id: str, ids: CustomerIds) -> bool:
-    """Whether a decision may be one for a customer with these identifiers; an id without a tag may be anyone's."""
+    """Whether the decision may belong to a customer with these identifiers; an untagged id may be anyone's."""
     bare, tag = decision_id[:_BARE], decision_id[_BARE:]
     return not tag or any(tag == _tag(bare, value) for value in _identifiers(ids) if value)
 

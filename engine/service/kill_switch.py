@@ -1,4 +1,4 @@
-"""The kill switch: pauses an experiment or a selection at every worker within a second, whatever its file says.
+"""The kill switch: pauses an experiment or a selection on every worker within a second, whatever its file states.
 
 The truth is one Redis hash (`keyspace.PAUSED_EXPERIMENTS`): the key of each paused experiment with its `Pause` as JSON.
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """The author of an experiment's pause, its time (s since 1970) and its reason."""
+    """Who paused an experiment, when (s since 1970), and why."""
 
     by: str
     at: float
@@ -37,7 +37,7 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class KillSwitch:
-    """The paused keys as this worker last read them."""
+    """The paused keys that this worker read last."""
 
     def __init__(self, pipeline: RedisPipeline) -> None:
         self.paused: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class KillSwitch:
         self._with_pauses: Plan | None = None
 
     def apply_to(self, plan: Plan, ramped: Mapping[str, float]) -> Plan:
-        """The plan with the paused keys and the positions of ramps; copied only when one of the three changes."""
+        """The plan with paused keys and ramp positions applied; a new copy only if one of the three changed."""
         if not self.paused and not ramped:
             return plan
         made = self._with_pauses
@@ -56,7 +56,7 @@ class KillSwitch:
         return made
 
     async def pause(self, key: str, pause: Pause) -> None:
-        """Pause an experiment here at once, and at every other worker when it next reads the hash.
+        """Pause an experiment here at once, and on other workers at their next read of the hash.
 
         Raises:
             StoreUnavailable: if the hash cannot be written; then nothing is paused.

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One field and what is wrong with it."""
+    """One field and its problem."""
 
     field: str
     message: str

@@ -1,4 +1,4 @@
-"""The last stages of a decision: encode its answer and records, and append the records before the answer leaves.
+"""The last stages of a decision: encodes answer and records, and appends the records before the answer is sent.
 
 Without space on the disk a request ends with 503. Where the operator set `full_disk: answer` it is degraded and
 answered without a record: nothing in such an answer was claimed, and nothing reported for it counts.
@@ -66,7 +66,7 @@ class RecordedAnswers:
         return PreparedTask(decision, PreparedAnswer(encoded, records, customer))
 
     def _prepare_unrecorded(self, decided: DecidedTask) -> PreparedTask:
-        """Encode an answer that gets no record: without the store, so that nothing in it was promised or counts."""
+        """Encode an answer without a record; it was made without the store, so it claims and counts nothing."""
         task, is_degraded = decided.task, decided.decision.answer.degraded
         degraded = decided if is_degraded else self._degrade(task)
         warned = replace(task, warnings=[*task.warnings, UNRECORDED])

@@ -1,4 +1,4 @@
-"""Writes records to this worker's spool, each to the partition of its customer.
+"""Writes records to this worker's spool, each into its customer's partition.
 
 A record is durable, by the spool's own rules, when `append` returns: a handler appends first and
 answers afterwards. A full or deleted disk raises, so no answer leaves without its record, except where
@@ -24,7 +24,7 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 class Recorder:
-    """The one writer of a worker's spool."""
+    """The only writer of a worker's spool."""
 
     def __init__(self, spool: Spool, partitions: int, *, when_full: Literal["refuse", "answer"] = "refuse") -> None:
         self._spool = spool
@@ -33,7 +33,7 @@ class Recorder:
         """Whether decisions are answered without a record while the disk takes none."""
 
     def has_space(self) -> bool:
-        """Whether the disk takes records now; asked first, so that nothing is claimed for an answer that cannot leave.
+        """Whether the disk takes records now; checked first, so that no answer makes claims that cannot be sent.
 
         Raises:
             Refusal: 503 if it does not, and decisions need a record.

@@ -1,4 +1,4 @@
-"""A decision server: one of the processes that accept connections from one listening socket."""
+"""A decision server: one of several processes that accept connections from one listening socket."""
 
 import asyncio
 import resource
@@ -33,7 +33,7 @@ HOT_PATHS = (
 
 
 def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes: bool = True) -> None:
-    """Serve until SIGTERM or SIGINT; requests in progress are answered first. SIGTERM ends the process with 0.
+    """Serve until SIGTERM or SIGINT, after which requests in progress are answered. SIGTERM ends with status 0.
 
     Args:
         settings: of the worker.
@@ -65,7 +65,7 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
 
 
 class _StreamEndingServer(uvicorn.Server):
-    """A server that ends the streams of notices when it stops, instead of waiting for their clients."""
+    """A server that ends its streams of notices when it stops, instead of waiting for their clients."""
 
     def __init__(self, config: uvicorn.Config, app: Litestar) -> None:
         super().__init__(config)
@@ -78,7 +78,7 @@ class _StreamEndingServer(uvicorn.Server):
 
 
 def most_connections() -> int:
-    """The most connections of this process: fewer than it may open files, so that none is left unanswered."""
+    """The connection limit of this process: below its limit of open files, so that each can be answered."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = ConnectionLimits().connections
     return most if files == resource.RLIM_INFINITY else min(most, max(files // 2, files - _OWN_FILES))

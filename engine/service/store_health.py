@@ -1,4 +1,4 @@
-"""Decides when decisions stop waiting for the store: after a few failed waits, until the store answers a probe.
+"""Detects an outage of the store after a few failed waits; decisions then skip it until a probe is answered.
 
 | state | decisions | becomes |
 |---|---|---|
@@ -29,11 +29,11 @@ log = structlog.get_logger(__name__)
 
 
 class BudgetSpent(StoreUnavailable):
-    """A request waited for the store as long as it may; the store may be healthy and its work too much."""
+    """The error of a request that waited its whole budget; the store may be healthy but overloaded."""
 
 
 class StoreBudget:
-    """A block that waits for the store until `deadline` (s, of the event loop's clock), with any number of round trips.
+    """A block that waits for the store until `deadline` (s, event loop's clock), over any number of round trips.
 
     Past that the block is cancelled where it waits, as by a crash between two writes: their order allows that.
 
@@ -48,7 +48,7 @@ class StoreBudget:
         self._is_spent = False
 
     async def __aenter__(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is None:
             raise RuntimeError("a budget limits a task, and none is running")
@@ -58,13 +58,13 @@ class StoreBudget:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the clock. As `asyncio.timeout` does, at a third of its cost: only our own cancellation ends here."""
+        """Stop the timer. Works as `asyncio.timeout`, at a third of its cost: only our own cancellation ends here."""
         self._handle.cancel()
         if self._is_spent and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise BudgetSpent("the store took longer than a decision may wait") from error
 
     def _look_once_more(self) -> None:
-        """Read what arrived while this process waited for a CPU, before the time is up."""
+        """Read what arrived while this process waited for a CPU, before the budget ends."""
         self._handle = asyncio.get_running_loop().call_later(0.001, self._expire)
 
     def _expire(self) -> None:
@@ -73,7 +73,7 @@ class StoreBudget:
 
 
 class StoreHealth:
-    """The state of the store as one worker sees it."""
+    """The state of the store as this worker observes it."""
 
     def __init__(self, pipeline: RedisPipeline, timeout: float) -> None:
         self.is_away = False
@@ -83,7 +83,7 @@ class StoreHealth:
         self._first_asked = 0.0
 
     def record_failure(self, asked: float, now: float) -> None:
-        """Count a request to the store, sent at `asked`, that failed at `now`; seconds of any monotonic clock."""
+        """Count a request to the store that was sent at `asked` and failed at `now` (s, any monotonic clock)."""
         if now - asked < self._vain_after:
             return
         if not self._failed_waits:
@@ -95,7 +95,7 @@ class StoreHealth:
             log.warning("the store does not answer; decisions are degraded at once until it answers a probe")
 
     def record_answer(self) -> None:
-        """The store answered: end the suspicion or the outage."""
+        """End the suspicion or the outage, since the store answered."""
         self._failed_waits = 0
         if self.is_away:
             self.is_away = False
@@ -122,14 +122,14 @@ class StoreHealth:
         return True
 
     async def eviction_policy(self) -> str | None:
-        """The store's `maxmemory-policy` if it deletes values to free memory; None if it keeps them or does not say."""
+        """The store's `maxmemory-policy` if it evicts values; None if it does not, or the policy is unknown."""
         try:
             return await self._pipeline.read_eviction_policy()
         except StoreUnavailable:
             return None
 
     async def write_refusal(self) -> str | None:
-        """The store's reason to refuse writes now; None if it takes them."""
+        """The reason why the store refuses writes now; None if it accepts them."""
         try:
             await self._pipeline.send("SET", STORE_PROBE, "", "XX")  # XX writes only what exists: nothing is stored
         except StoreUnavailable as error:

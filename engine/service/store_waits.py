@@ -1,4 +1,4 @@
-"""The requests of one worker that wait for the store, and whether it really is the store that they wait for.
+"""Tracks the requests of one worker that wait for the store, to tell a slow store from a busy process.
 
 An answer of the store may have arrived and wait for the CPU, as everything else does. So the store is slow only if a
 read has no answer `SLOW_SECONDS` after it was sent, and the event loop has looked at its sockets since. It stays slow
@@ -15,7 +15,7 @@ _LOOK_SECONDS = 0.001
 
 
 class StoreWaits:
-    """The reads in progress, each named by its first request, and the requests that the store was asked for."""
+    """The reads in progress, each named by its first request, and the requests sent to the store."""
 
     def __init__(self) -> None:
         self.is_slow = False
@@ -33,17 +33,17 @@ class StoreWaits:
         return len(self._timers)
 
     def asked_at(self, request: Hashable) -> float | None:
-        """When the store was asked for a request that waits for it (monotonic, s); None if it was not."""
+        """The time (monotonic, s) at which the store was asked for a waiting request; None if it was not."""
         return self._asked.get(request)
 
     def begin_read(self, requests: Sequence[Hashable]) -> None:
-        """Note a read for some requests, at least one."""
+        """Note a read for at least one request."""
         self._asked.update(dict.fromkeys(requests, time.monotonic()))
         loop, read = asyncio.get_running_loop(), requests[0]
         self._timers[read] = loop.call_later(SLOW_SECONDS, self._look_once_more, read)
 
     def end_read(self, requests: Sequence[Hashable]) -> None:
-        """Note that the read for these requests was answered, or failed."""
+        """Note that the read for these requests was answered or failed."""
         timer = self._timers.pop(requests[0])
         if timer is not None:
             timer.cancel()
@@ -52,11 +52,11 @@ class StoreWaits:
             self.end(request)
 
     def begin_write(self, request: Hashable) -> None:
-        """Note that a request waits for a write, or for a look-up of its own."""
+        """Note that a request waits for a write or a look-up of its own."""
         self._asked[request] = time.monotonic()
 
     def end(self, request: Hashable) -> None:
-        """Note that a request waits no longer, whether or not it did."""
+        """Note that a request no longer waits, whether or not it did."""
         self._asked.pop(request, None)
 
     def _look_once_more(self, read: Hashable) -> None:

@@ -1,4 +1,4 @@
-"""One decision server process: its parts, its background tasks, how it starts and how it stops.
+"""One decision server process: its parts, its background tasks, its start and its stop.
 
 What happens to a request is in `decision_flow` and `endpoints`.
 
@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """The parts that requests need; made before the first request, `running` while requests are served.
+    """The parts that requests need, made before the first request; `running` while requests are served.
 
     `store` waits `store_timeout`, since a decision must be quick; `event_store` waits `event_timeout`, since events and
     exposures must arrive.
@@ -90,7 +90,7 @@ class Worker:
 
     @property
     def plan(self) -> Plan:
-        """The running plan, with the experiments that the kill switch pauses and how far ramps have come."""
+        """The running plan, with the kill switch's pauses and the ramps' positions applied."""
         return self.kill_switch.apply_to(self.watch.plan, self.follower.ramped)
 
     @property
@@ -100,7 +100,7 @@ class Worker:
 
     @property
     def tripped(self) -> Collection[str]:
-        """Selections that answer with their fallback: their breaker is open, or the kill switch paused them."""
+        """The selections that show their fallback: their breaker is open, or the kill switch paused them."""
         tripped, paused = self.follower.tripped, self.kill_switch.paused
         return {*tripped, *paused} if paused else tripped
 
@@ -152,7 +152,7 @@ class Worker:
             self.metrics.flush()
 
     def _swap_plan(self, plan: Plan) -> None:
-        """Replace the plan, and the rules of both stores with it: they merge profiles by them."""
+        """Replace the plan, and with it the rules by which both stores merge profiles."""
         self.watch.swap(plan)
         self.metrics.set_bad_rows(plan.bad_rows)
         self.store.use_rules(plan.rules)

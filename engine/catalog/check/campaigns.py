@@ -1,4 +1,4 @@
-"""Checks campaigns: names that are defined, channels that can reach somebody, a policy that can learn."""
+"""Checks campaigns: defined names, channels that can reach customers, and a policy that can learn."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def _check_campaign(specs: Specs, spec: CampaignSpec, known: DefinedNames) -> It
 
 
 def _check_channels(specs: Specs, spec: CampaignSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield channels that are given twice or write to nobody, and placements that they do not have."""
+    """Yield repeated or inbound channels, and placements that a channel does not have."""
     outbound = {channel.key: channel.outbound for channel in specs.channels.channels}
     placements = {place.key: place.channels for place in specs.channels.placements}
     seen: set[str] = set()

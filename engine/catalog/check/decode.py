@@ -57,7 +57,7 @@ def find_problems(value: object, kind: object, path: str = "") -> Iterator[Field
 
 
 def suggest_name(name: object, known: "list[str] | tuple[str, ...]", default: str = "") -> str:
-    """The remedy for an unknown name: the nearest known one, else `default`, else the known names."""
+    """The remedy for an unknown name: the nearest known name, else `default`, else all known names."""
     near = difflib.get_close_matches(str(name), known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -67,7 +67,7 @@ def suggest_name(name: object, known: "list[str] | tuple[str, ...]", default: st
 
 
 def _find_struct_problems(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
-    """Yield the problems of a mapping: unknown keys, missing keys, and those of each known key."""
+    """Yield the problems of a mapping: unknown keys, missing keys, and problems of each known key."""
     if not isinstance(value, dict):
         rule = "is empty" if value is None else f"{shorten_value(value)} is not a mapping"
         yield path, f"{rule}; write 'key: value' lines"
@@ -85,7 +85,7 @@ def _find_struct_problems(value: object, kind: type[msgspec.Struct], path: str) 
 
 
 def _find_union_problems(value: object, kind: object, path: str) -> Iterator[FieldProblem]:
-    """Yield the problems by the choice that has the shape of the value, so that they point at its parts."""
+    """Yield the problems by the alternative that has the value's shape, so that they point at its parts."""
     choices = get_args(kind)
     if value is None and type(None) in choices:
         return
@@ -154,7 +154,7 @@ def _describe_remedy(value: object, kind: object, meta: Meta | None) -> str:
 
 
 def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:
-    """The bounds of a number, inclusive or not; None where it has none."""
+    """The bounds of a number, inclusive or not; None for a missing bound."""
     low = meta.ge if meta.ge is not None else meta.gt
     high = meta.le if meta.le is not None else meta.lt
     return low, high
@@ -171,7 +171,7 @@ def _find_length_problems(
 
 
 def _add_remedy(kind: object, advice: str) -> str:
-    """`add it`, with the remedy of the field's type where it has one."""
+    """`add it`, with the remedy of the field's type if there is one."""
     if get_origin(kind) is Annotated:
         for meta in get_args(kind)[1:]:
             if isinstance(meta, Meta) and meta.extra and "remedy" in meta.extra:

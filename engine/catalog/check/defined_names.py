@@ -1,4 +1,4 @@
-"""The names that a folder defines, including those that files which could not be read may define.
+"""The names that a folder defines, including those that unreadable files may define.
 
 A file that could not be read has its own problem already. A name that it may define is never reported as missing, so
 that one mistake is reported once.
@@ -49,6 +49,6 @@ class DefinedNames:
 
 
 def check_defined(path: str, name: str, defined: Names, where: str) -> Iterator[FieldProblem]:
-    """Yield the problem of a name that is defined nowhere; `where` names the place that should define it."""
+    """Yield the problem of an undefined name; `where` is the place that should define it."""
     if defined is not None and name not in defined:
         yield path, f"{name!r} is not in {where}; {suggest_name(name, list(defined))}"

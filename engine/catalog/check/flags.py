@@ -1,4 +1,4 @@
-"""Checks flags with rules: their variants, the types of their values, their default and their environments."""
+"""Checks flags with rules: variants, types of values, default and environments."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from engine.errors import Problem
 
 
 def flag_problems(specs: Specs) -> Iterator[Problem]:
-    """Yield the problems of every flag, and the keys of flags that an experiment has."""
+    """Yield the problems of every flag, and flag keys that an experiment has."""
     for spec in specs.experiments.values():
         found = _check_flag(spec) if spec.kind == "flag" else _check_experiment(spec)
         yield from (Problem(specs.files[spec.key], path, message) for path, message in found)
@@ -22,7 +22,7 @@ def flag_problems(specs: Specs) -> Iterator[Problem]:
 
 
 def prerequisite_problems(need: Prerequisite, other: ExperimentSpec | None) -> Iterator[FieldProblem]:
-    """Yield the problems of one prerequisite; a path is relative to it, `other` None where it is not defined."""
+    """Yield the problems of one prerequisite by relative path; `other` is None if it is not defined."""
     given = [need.variants is not None, need.value is not UNSET, need.rules is not None, need.off is not None]
     if sum(given) != 1:
         yield "", f"has {sum(given)} of variants, value, rules and off; give exactly one"
@@ -43,7 +43,7 @@ def prerequisite_problems(need: Prerequisite, other: ExperimentSpec | None) -> I
 
 
 def _check_experiment(spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield the keys that only a flag has."""
+    """Yield keys of an experiment that only flags may have."""
     for name in ("rules", "default", "type", "environments", "holdouts"):
         if getattr(spec, name):
             yield name, "is a key of flags; write 'kind: flag', or leave it out"
@@ -66,7 +66,7 @@ def _check_flag(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_rules(spec: ExperimentSpec, rules: list[RuleSpec], path: str) -> Iterator[FieldProblem]:
-    """Yield rules without a variant or with too many keys, and names given twice."""
+    """Yield rules without a variant or with too many keys, and repeated names."""
     for index, rule in enumerate(rules):
         where = f"{path}[{index}]"
         if (rule.variant is None) == (not rule.variants):
@@ -97,7 +97,7 @@ def _check_default(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_beside_rules(spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield the keys of a flag that only its rules may have."""
+    """Yield keys of a flag that only its rules may have."""
     for name, is_given in (
         ("coverage", spec.coverage != 1),
         ("ramp", bool(spec.ramp)),
@@ -112,7 +112,7 @@ def _check_beside_rules(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_values(spec: ExperimentSpec, prefix: str) -> Iterator[FieldProblem]:
-    """Yield values that are not of the flag's type, variants without any, and variants with two values."""
+    """Yield values of a wrong type, variants without a value, and variants with two values."""
     given: dict[str, VariantSpec] = {}
     for variant in list_variants(spec):
         if variant.value is UNSET and not variant.payload:
@@ -135,7 +135,7 @@ def _check_values(spec: ExperimentSpec, prefix: str) -> Iterator[FieldProblem]:
 
 
 def _check_policy_keys(specs: Specs) -> Iterator[Problem]:
-    """Yield experiments whose variant has the same name among the policies as another: `a.b` + `c` and `a` + `b.c`."""
+    """Yield experiments with a variant whose policy name equals another's, as `a.b` + `c` and `a` + `b.c`."""
     seen: dict[str, str] = {}
     for spec in specs.experiments.values():
         for index, variant in enumerate(spec.variants):

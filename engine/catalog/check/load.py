@@ -44,7 +44,7 @@ ENVIRONMENT = "COUNTERPOINT_ENVIRONMENT"
 
 
 class _DecodedFile(NamedTuple):
-    """One decoded file: its spec, None where too little of it is valid; the key it gives; its problems."""
+    """One decoded file: its spec (None if too little of it is valid), its key and its problems."""
 
     spec: msgspec.Struct | None
     key: str | None
@@ -52,7 +52,7 @@ class _DecodedFile(NamedTuple):
 
 
 def load_specs(folder: Path, plans: Path | None = None) -> Specs:
-    """The checked specs of `folder`; `plans` is the archive of `read_folder`.
+    """The checked specs of `folder`; `plans` is the archive that `read_folder` reads.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
@@ -62,7 +62,7 @@ def load_specs(folder: Path, plans: Path | None = None) -> Specs:
 
 
 def read_folder(folder: Path, plans: Path | None = None) -> tuple[dict[str, bytes], list[Problem]]:
-    """The bytes of a folder's files by their names in it, and the problems of those that cannot be read.
+    """The bytes of a folder's files by name, and the problems of unreadable ones.
 
     The plans that its holdouts keep are among the files; `plans` is their archive, by default that of the data
     directory which the environment names.
@@ -90,7 +90,7 @@ def read_folder(folder: Path, plans: Path | None = None) -> tuple[dict[str, byte
 def build_specs(
     folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = (), environment: str | None = None
 ) -> Specs:
-    """The checked specs of files already read.
+    """The checked specs of files that were read.
 
     Args:
         folder: the name of the folder, with which every problem names its file.
@@ -126,7 +126,7 @@ def build_specs(
 
 
 def _build_kept(files: Mapping[str, bytes], problems: Sequence[Problem]) -> tuple[dict[str, Specs], Sequence[Problem]]:
-    """The specs of the kept plans by version, and `problems` with those that this release finds in them."""
+    """The kept plans' specs by version, and `problems` with those that this release finds in them."""
     packed = {name: data for name, data in files.items() if name.startswith(KEPT)}
     kept: dict[str, Specs] = {}
     found = list(problems)
@@ -143,7 +143,7 @@ def _build_kept(files: Mapping[str, bytes], problems: Sequence[Problem]) -> tupl
 
 
 def _digest_files(files: Mapping[str, bytes], environment: str) -> str:
-    """The version of a plan: 48 bits of SHA-256 over the names and bytes of its files, and over its environment."""
+    """The version of a plan: 48 bits of SHA-256 over its files' names and bytes, and its environment."""
     digest = hashlib.sha256(f"\0{environment}\0".encode() if environment else b"")
     for name, data in sorted(files.items()):
         digest.update(f"{name}\0{len(data)}\0".encode() + data)  # the length separates a name from the bytes before it
@@ -151,7 +151,7 @@ def _digest_files(files: Mapping[str, bytes], environment: str) -> str:
 
 
 def _find_unread(folder: str, decoded: Mapping[str, _DecodedFile], problems: Sequence[Problem]) -> set[str]:
-    """The files that could not be decoded, or are missing: a name that is not in `Specs` may be defined there."""
+    """The missing and undecodable files, which may define a name that `Specs` lacks."""
     unreadable = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == ""}
     unread = {name for name in unreadable if name.endswith(".yaml")}
     for name, file in decoded.items():
@@ -171,7 +171,7 @@ def _first_key(path: str) -> str:
 
 
 def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct], environment: str) -> Specs:
-    """The specs of the decoded files by their names; a file that is absent is an empty one."""
+    """The specs of the decoded files by name; an absent file counts as empty."""
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
@@ -206,20 +206,20 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
 
 
 def _with_unit(spec: ExperimentSpec) -> ExperimentSpec:
-    """The experiment with the unit that its switchback is by, unless it names one itself."""
+    """The experiment with its switchback's unit, unless it names one itself."""
     if spec.switchback is None or spec.unit != "customer":
         return spec
     return msgspec.structs.replace(spec, unit=spec.switchback.by)
 
 
 def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, Keyed]:
-    """The specs of one kind by key; files that could not be read are missing."""
+    """The specs of one kind by key, without files that could not be read."""
     return {spec.key: spec for spec in read.values() if isinstance(spec, kind)}
 
 
 @lru_cache(maxsize=1024)
 def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
-    """Decode and validate one file; of a folder that changes, only the changed files are decoded again."""
+    """Decode and validate one file; after a change of the folder only changed files are decoded again."""
     file = f"{folder}/{name}"
     value, problems, spellings = decode_yaml(data, file)
     if problems:
@@ -241,7 +241,7 @@ def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
 
 
 def _decode_unwrapped(file: str, field: str, value: object, kind: type[msgspec.Struct]) -> _DecodedFile:
-    """A file that is a mapping by key, as its struct has it under `field`; problems name the places in the file."""
+    """A file that is a mapping by key, as the struct's `field` holds it; problems name places in the file."""
     wrapped = {field: {} if value is None else value}
     problems = [Problem(file, path, message) for path, message in find_problems(wrapped, kind)]
     spec = _convert_valid_part(wrapped, problems, kind)
@@ -251,18 +251,18 @@ def _decode_unwrapped(file: str, field: str, value: object, kind: type[msgspec.S
 
 
 def _is_name_of(key: object, stem: str) -> bool:
-    """Whether a file may have this name: that of its key, where `_` or `-` may stand for dots, slashes and colons."""
+    """Whether the file name matches its key, in which `_` or `-` may stand for dots, slashes and colons."""
     pattern = re.sub(r"(?:/|:|\\\.)+", "[/:_.-]+", re.escape(str(key)))
     return re.fullmatch(pattern, stem) is not None
 
 
 def _quote_as_written(message: str, written: str | None) -> str:
-    """The message with a number that is to be quoted as the file spells it: '1.10', not '1.1'."""
+    """The message with a number spelled as in the file: '1.10', not '1.1'."""
     return message if written is None else re.sub(r"quote it: '[^']*'", f"quote it: '{written}'", message)
 
 
 def _infer_kind(name: str, value: object) -> type[msgspec.Struct]:
-    """The struct of a file, by its name or else by its keys: a selection chooses offers, an experiment has variants."""
+    """The struct of a file, by its name or else its keys: a selection chooses offers, an experiment has variants."""
     if name in SINGLE:
         return SINGLE[name]
     if name.startswith("offers/"):
@@ -277,7 +277,7 @@ def _infer_kind(name: str, value: object) -> type[msgspec.Struct]:
 def _convert_valid_part(
     value: object, problems: Sequence[Problem], kind: type[msgspec.Struct]
 ) -> msgspec.Struct | None:
-    """The spec without its invalid keys, so that its references are checked too; None where the rest is no spec."""
+    """The spec without invalid keys, so that its references are checked too; None if the rest is no spec."""
     if not problems:
         return msgspec.convert(value, kind, strict=False)
     try:
@@ -287,7 +287,7 @@ def _convert_valid_part(
 
 
 def _without_invalid(value: object, problems: Sequence[Problem]) -> object:
-    """A copy of the value without the keys at which there is a problem."""
+    """A copy of the value without the keys that have a problem."""
     remaining = copy.deepcopy(value)
     for problem in problems:
         *parents, last = re.findall(r"[^.\[\]]+", problem.path) or [""]
@@ -300,14 +300,14 @@ def _without_invalid(value: object, problems: Sequence[Problem]) -> object:
 
 
 def _read_step(place: object, step: str) -> object:
-    """The item or the key of a place in the value, None where there is none."""
+    """The item or key at a place in the value; None if it does not exist."""
     if isinstance(place, list) and step.isdigit() and int(step) < len(place):
         return place[int(step)]
     return place.get(step) if isinstance(place, dict) else None
 
 
 def _find_stray_files(folder: Path) -> Iterator[Problem]:
-    """Yield the files that look like a part of the shop, but are never read."""
+    """Yield files that look like part of the shop but are never read."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and path.suffix in {".yml", ".json", ".py"}:

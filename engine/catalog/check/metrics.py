@@ -1,4 +1,4 @@
-"""Checks that a metric has the keys of its kind, and no others."""
+"""Checks that a metric has exactly the keys of its kind."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def metric_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def reward_problems(metric: MetricSpec) -> Iterator[FieldProblem]:
-    """Yield the problem of a metric that no single event can earn, and so no policy learn from."""
+    """Yield the problem of a metric that no single event can earn, so that no policy can learn from it."""
     if metric.source is not None:
         rule = f"{metric.key!r} is read from a table, and policies learn from events"
         yield "reward.metric", f"{rule}; reward a metric with an event"
@@ -39,7 +39,7 @@ def _check_filters(metric: MetricSpec) -> Iterator[FieldProblem]:
 
 
 def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
-    """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
+    """Yield the keys that the metric's kind requires and lacks, and keys of other kinds."""
     kind = METRIC_KINDS[metric.kind]
     for key in kind.required:
         in_table = metric.source is not None and key in {"value", "denominator"}
@@ -59,7 +59,7 @@ def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
 
 
 def _check_steps(metric: MetricSpec) -> Iterator[FieldProblem]:
-    """Yield a missing event, and keys that belong to a funnel only or to any kind but a funnel."""
+    """Yield a missing event, and keys that only funnels, or only other kinds, may have."""
     if not METRIC_KINDS[metric.kind].has_steps:
         if metric.event is None and metric.source is None:
             yield "event", "is missing; name the event that counts, as in 'event: purchase'"

@@ -1,4 +1,4 @@
-"""Warns of comparisons that strangers pass, and of dates that are compared as text.
+"""Warns of comparisons that unknown visitors pass, and of dates that are compared as text.
 
 A missing trait is null, as in GrowthBook: in comparisons it counts as 0, as version 0, and in patterns as the text
 `null`. A pattern, a list of items or a date never matches it, but its negation does.
@@ -27,7 +27,7 @@ TraitTerm = tuple[str, Mapping[str, object], bool]
 
 
 def find_null_comparisons(specs: Specs) -> Iterator[Problem]:
-    """Yield the comparisons in the shop's conditions that a customer without the trait meets as well."""
+    """Yield comparisons in the shop's conditions that a customer without the trait also passes."""
     present = ALWAYS_PRESENT | always_numbers(specs)
     for file, path, condition in list_conditions(specs):
         terms = list(_list_terms(condition))
@@ -48,7 +48,7 @@ def find_null_comparisons(specs: Specs) -> Iterator[Problem]:
 
 
 def find_text_dates(specs: Specs) -> Iterator[Problem]:
-    """Yield the comparisons of order whose operand is a date: texts are compared letter by letter, without offsets."""
+    """Yield order comparisons with a date: texts are compared by characters, and offsets are ignored."""
     for file, path, condition in list_conditions(specs):
         for trait, operators, _ in _list_terms(condition):
             for name, operand in _list_operands(operators):
@@ -63,7 +63,7 @@ def find_text_dates(specs: Specs) -> Iterator[Problem]:
 
 
 def _null_effect(names: set[str]) -> str | None:
-    """The value that these operators take a missing trait for; None where its match is expected."""
+    """The value that these operators use for a missing trait; None if a match of it is expected."""
     if names & _NUMBERS:
         return ", where it counts as 0"
     if names & _VERSIONS:
@@ -108,7 +108,7 @@ def _list_terms(condition: Mapping[str, object], *, negated: bool = False) -> It
 
 
 def _list_operands(operators: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield the operators of a term with their operands, those in a `$not` too."""
+    """Yield the operators of a term with their operands, including those in a `$not`."""
     for name, operand in operators.items():
         yield name, operand
         if name == "$not" and isinstance(operand, Mapping):

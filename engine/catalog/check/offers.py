@@ -1,4 +1,4 @@
-"""Checks offers, channels and moments: one price on every channel, limits that can hold, names that are defined."""
+"""Checks offers, channels and moments: equal prices on every channel, limits that can apply, and defined names."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,7 +76,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
-    """Yield the problems of one offer: limits that cannot hold, renderings that contradict each other."""
+    """Yield the problems of one offer: limits that cannot apply, and contradictory renderings."""
     if offer.key == SILENCE:
         yield "key", f"{SILENCE!r} is what the log has where nothing is shown on purpose; give the offer another key"
     for index, cap in enumerate(offer.caps):
@@ -100,7 +100,7 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
 
 
 def _check_pace(offer: OfferSpec) -> Iterator[FieldProblem]:
-    """Yield paces without a time over which to spread the amount, and refunds longer than claims are remembered."""
+    """Yield paces without a period for the amount, and refund spans longer than claims are stored."""
     budget = offer.budget
     is_by_period = budget is not None and budget.per is not None
     if offer.stock and offer.stock.pace and offer.end is None:
@@ -121,7 +121,7 @@ def _check_pace(offer: OfferSpec) -> Iterator[FieldProblem]:
 
 
 def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProblem]:
-    """Yield creatives without a key of their own, and renderings that are by language in part."""
+    """Yield creatives without a unique key, and renderings that are only partly by language."""
     for channel, one in renderings.items():
         path = f"{place}.{channel}"
         if not isinstance(one, list):
@@ -134,7 +134,7 @@ def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProble
 
 
 def _check_creative(path: str, creative: Mapping[str, object], before: list[object]) -> Iterator[FieldProblem]:
-    """Yield the problems of a creative's key and attributes; `before` are the keys of those before it."""
+    """Yield the problems of a creative's key and attributes; `before` are the keys of earlier creatives."""
     key, attributes = creative.get("key"), creative.get("attributes")
     if key is None:
         yield f"{path}.key", "is missing; name the creative, such as photo: reports and policies know it by that"
@@ -172,12 +172,12 @@ def _check_terms(offer: OfferSpec) -> Iterator[FieldProblem]:
 
 
 def _numbers_in(value: object) -> str:
-    """The numbers of a text in their order, whatever separates their digits."""
+    """The numbers in a text, in order, whatever separates their digits."""
     return " ".join(re.sub(r"[.,]", "", found) for found in re.findall(r"\d[\d.,]*\d|\d", str(value)))
 
 
 def find_unlike_terms(specs: Specs) -> Iterator[Problem]:
-    """Yield offers whose texts promise unlike percentages, prices or days on two channels, creatives or languages."""
+    """Yield offers whose texts promise different percentages, prices or days on two channels or languages."""
     for offer in specs.offers.values():
         first: dict[str, tuple[str, set[str]]] = {}
         for place, _, one in each_rendering(offer.renderings):
@@ -195,7 +195,7 @@ def find_unlike_terms(specs: Specs) -> Iterator[Problem]:
 
 
 def _normalize_term(text: str) -> str:
-    """A price, percentage or day as it is compared: `12,50` is `12.5`, `1.12.2026` is `2026-12-1`."""
+    """The comparable form of a price, percentage or day: `12,50` is `12.5`, `1.12.2026` is `2026-12-1`."""
     days = [part.lstrip("0") for part in re.split(r"[-./]", text)]
     if len(days) == 3:
         return "-".join(days if len(days[0]) == 4 else reversed(days))
@@ -215,7 +215,7 @@ def _texts_of(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_stock(path: str, stock: StockSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield the problems of a stock: keys that only one by place has, places that are not defined."""
+    """Yield the problems of a stock: keys that need a stock by place, and undefined places."""
     if stock.by is None:
         for name in ("within", "places"):
             if getattr(stock, name) is not None:
@@ -231,7 +231,7 @@ def _check_stock(path: str, stock: StockSpec, known: DefinedNames) -> Iterator[F
 
 
 def _check_languages(path: str, rendering: Mapping[str, object]) -> Iterator[FieldProblem]:
-    """Yield a rendering that is partly by language: every customer would get its languages as fields."""
+    """Yield a rendering that is only partly by language: every customer would get its languages as fields."""
     spoken = [key for key, value in rendering.items() if is_language(key) and isinstance(value, Mapping)]
     others = [key for key in rendering if key not in spoken]
     for key, value in rendering.items():
@@ -243,7 +243,7 @@ def _check_languages(path: str, rendering: Mapping[str, object]) -> Iterator[Fie
 
 
 def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
-    """Yield the problems of one cap; `tags` are those of its offer, None for the cap of a channel."""
+    """Yield the problems of one cap; `tags` are its offer's tags, None for a channel's cap."""
     if cap.window == "calendar" and cap.per not in CALENDAR:
         yield (
             f"{path}.per",
@@ -316,7 +316,7 @@ def _check_moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
 
 
 def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
-    """Yield what is wrong with a trigger."""
+    """Yield the problems of a trigger."""
     given = [name for name in ("event", "date", "when") if getattr(trigger, name)]
     if len(given) != 1:
         yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
@@ -325,7 +325,7 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
 
 
 def _check_silence(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield the names in the shop's `suppress` that name nothing."""
+    """Yield undefined names in the shop's `suppress`."""
     silence = specs.channels.suppress
     if silence is None:
         return
@@ -352,7 +352,7 @@ def _check_stacking(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]
 
 
 def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:
-    """Yield what is wrong with a list: shares of other positions, a length that its offers cannot fill."""
+    """Yield the problems of a list: shares of positions that it lacks, a length that its offers cannot fill."""
     count, shares = list_length(specs, spec), spec.reward.examination
     if not any(place.key == spec.placement for place in specs.channels.placements):
         return  # which is another problem
@@ -371,7 +371,7 @@ def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:
 
 
 def _check_weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield the offers of context weights that their placement does not have."""
+    """Yield offers in context weights that are not in their placement."""
     named = spec.offers
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"

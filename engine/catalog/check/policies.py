@@ -1,4 +1,4 @@
-"""Checks policies: rewards that their model cannot learn from, groups and attributes that do not exist."""
+"""Checks policies: rewards that their model cannot learn from, and undefined groups and attributes."""
 
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -50,7 +50,7 @@ def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def takes_amounts(kind: str) -> bool:
-    """Whether a kind of policy learns from any finite reward, not only from those between 0 and 1."""
+    """Whether a kind of policy learns from any finite reward, not only from [0, 1]."""
     try:
         make_policy(kind, ("a",), 1).check_rewards(np.array([2.0]))
     except ValueError:
@@ -59,7 +59,7 @@ def takes_amounts(kind: str) -> bool:
 
 
 def describe_exhausted_floor(policy: PolicySpec, offers: int) -> str:
-    """The problem of a floor that is no less than an equal share, where this many offers may be shown."""
+    """The problem of a floor at or above an equal share, if this many offers may be shown."""
     return (
         f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so each is shown "
         f"equally often whatever the policy learns; give a floor below 1/{offers}, such as {0.1 / offers:.1g}"
@@ -67,7 +67,7 @@ def describe_exhausted_floor(policy: PolicySpec, offers: int) -> str:
 
 
 def _check_floor(specs: Specs, policy: PolicySpec, named: list[str] | OffersSpec, path: str) -> Iterator[FieldProblem]:
-    """Yield the problem of a floor that leaves no room to learn; the usual floor is only warned of.
+    """Yield the problem of a floor that leaves no room to learn; the default floor only causes a warning.
 
     Of many offers that are named, a customer may have few.
     """
@@ -77,7 +77,7 @@ def _check_floor(specs: Specs, policy: PolicySpec, named: list[str] | OffersSpec
 
 
 def _check_creatives(specs: Specs, selection: SelectionSpec) -> Iterator[FieldProblem]:
-    """Yield a policy of creatives that has none to choose from, or whose floor leaves it no choice."""
+    """Yield a policy of creatives without creatives, or with a floor that leaves it no choice."""
     named = set(specs.named(selection.offers))
     counts = [
         (len(one), offer.key)
@@ -98,7 +98,7 @@ def _check_creatives(specs: Specs, selection: SelectionSpec) -> Iterator[FieldPr
 def _check_policy(
     specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: DefinedNames
 ) -> Iterator[FieldProblem]:
-    """Yield the problems of one policy at a placement, without those of its floor."""
+    """Yield the problems of one policy at a placement, except those of its floor."""
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
         yield from check_reward(policy, metric, path)
@@ -123,7 +123,7 @@ def check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[
 
 
 def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
-    """Yield groups that do not exist, and a pool of too many combinations."""
+    """Yield undefined groups, and a pool with too many combinations."""
     segments = [key for key, segment in specs.segments.items() if segment.condition is not None]
     sizes: list[int] = []
     for index, pooled in enumerate(policy.pool):
@@ -145,7 +145,7 @@ def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path
 
 
 def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
-    """Yield attributes that no offer has, and texts that are read as numbers."""
+    """Yield attributes that no offer has, and text attributes that are read as numbers."""
     known = set[str]()
     for offer in specs.every_offer():
         for one in (offer, *creatives_of(offer).values()):
@@ -159,7 +159,7 @@ def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[F
 
 
 def _find_text(specs: Specs, name: str) -> str | None:
-    """A text that some offer has as this attribute, None where all are numbers."""
+    """A text that an offer has as this attribute; None if all are numbers."""
     every = (one for offer in specs.every_offer() for one in (offer, *creatives_of(offer).values()))
     values: Iterable[object] = (one.attributes.get(name) for one in every)
     return next((value for value in values if isinstance(value, str)), None)

@@ -1,4 +1,4 @@
-"""Checks what files state about each other: names are defined, ranges do not overlap, references have no cycle."""
+"""Checks references between files: names are defined, ranges do not overlap, references have no cycle."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -28,7 +28,7 @@ from engine.metric_kinds import METRIC_KINDS
 
 
 def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[Problem]:
-    """Yield every reference between specs that does not hold.
+    """Yield every invalid reference between specs.
 
     Args:
         specs: the specs that could be read.
@@ -60,7 +60,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
 
 
 def _check_segments(known: DefinedNames, path: str, condition: object) -> Iterator[FieldProblem]:
-    """Yield the segments and groups in a condition that are not defined."""
+    """Yield undefined segments and groups in a condition."""
     for name in segments_in(condition):
         yield from check_defined(path, name, known.conditions, "the conditions of segments.yaml")
     for name in groups_in(condition):
@@ -127,7 +127,7 @@ def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> 
 
 
 def _check_end(spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield what is missing or left over where an experiment is shipped."""
+    """Yield what a shipped experiment's end lacks, or what it must not have."""
     keys = [variant.key for variant in spec.variants]
     if spec.status == "shipped" and spec.ship is None:
         yield "ship", "is missing; name the variant that everyone has now"
@@ -140,7 +140,7 @@ def _check_end(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield the problems of hash and ranges: buckets without effect, ranges empty, overlapping, or beside weights."""
+    """Yield problems of hash and ranges: buckets without effect, and empty, overlapping or redundant ranges."""
     for path, hashed in (("", spec), *((f"filters[{index}].", each) for index, each in enumerate(spec.filters))):
         if hashed.buckets is not None and hashed.hash not in USUAL_BUCKETS:
             with_buckets = ", ".join(USUAL_BUCKETS)
@@ -164,7 +164,7 @@ def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_schedule(spec: ExperimentSpec, metrics: MetricsFile) -> Iterator[FieldProblem]:
-    """Yield the problems of dates and ramp, and of units that cannot be sticky or a fallback."""
+    """Yield the problems of dates and ramp, and units that cannot be sticky or have a fallback."""
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
     if isinstance(spec.ramp, HeldRamp):
@@ -184,7 +184,7 @@ def _check_schedule(spec: ExperimentSpec, metrics: MetricsFile) -> Iterator[Fiel
 
 
 def _check_held_ramp(spec: ExperimentSpec, ramp: HeldRamp, metrics: MetricsFile) -> Iterator[FieldProblem]:
-    """Yield what keeps a ramp from holding itself: no control to compare with, no metric, no money to add up."""
+    """Yield what a guarded ramp lacks: a control, a metric, or rates that convert its money."""
     if ramp.steps != sorted(set(ramp.steps)) or ramp.steps[0] <= 0:
         yield "ramp.steps", "do not rise from above 0; give each coverage once, the lowest first"
     if spec.coverage != 1:
@@ -200,7 +200,7 @@ def _check_held_ramp(spec: ExperimentSpec, ramp: HeldRamp, metrics: MetricsFile)
 
 
 def _check_receivers(specs: Specs) -> Iterator[Problem]:
-    """Yield receivers that are given twice, or have nowhere to send to."""
+    """Yield repeated receivers, and receivers without an address."""
     file = f"{specs.folder}/notify.yaml"
     for index, receiver in enumerate(specs.notify.receivers):
         path = f"receivers[{index}]"
@@ -268,7 +268,7 @@ def _check_offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_single_files(specs: Specs) -> Iterator[Problem]:
-    """Yield keys that are defined twice, and placements on undefined channels."""
+    """Yield repeated keys, and placements on undefined channels."""
     lists: Mapping[str, tuple[str, list[str]]] = {
         "channels.yaml": ("channels", _channel_keys(specs)),
         "metrics.yaml": ("metrics", [metric.key for metric in specs.metrics.metrics]),
@@ -290,7 +290,7 @@ def _check_single_files(specs: Specs) -> Iterator[Problem]:
 
 
 def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield placements on a channel with no selection, or with more than one."""
+    """Yield placements that have no selection, or several, on a channel."""
     taken: dict[tuple[str, str], str] = {}
     for spec in specs.selections.values():
         shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
@@ -309,7 +309,7 @@ def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield reserved ranges that overlap, are empty or of no experiment, and live experiments without one."""
+    """Yield empty, overlapping or unused reserved ranges, and live experiments without a range."""
     file = f"{specs.folder}/layers.yaml"
     for index, layer in enumerate(specs.layers.layers):
         members = [experiment for experiment in specs.experiments.values() if experiment.layer == layer.key]
@@ -335,7 +335,7 @@ def _check_layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield segments and prerequisites that refer to themselves, and segments that are not well defined."""
+    """Yield segments and prerequisites that refer to themselves, and segments with an invalid definition."""
     cycle = find_cycle({segment.key: list(segments_in(segment.condition)) for segment in specs.segments.values()})
     if cycle:
         yield Problem(

@@ -1,4 +1,4 @@
-"""Warns of conditions and features that expect the caller's value under a name that the engine sets itself.
+"""Warns of conditions and features that expect a caller's value under a name that the engine sets itself.
 
 `id`, `channel`, `hour` and `weekday` are set in every decision, over what the request or the profile has under these
 names. A condition that compares one of them with a value it never has was written for the caller's value.
@@ -27,7 +27,7 @@ _LAST = {"hour": 24, "weekday": 6}
 
 
 def find_reserved_names(specs: Specs) -> Iterator[Problem]:
-    """Yield the comparisons of reserved names with values that the engine never sets."""
+    """Yield comparisons of reserved names with values that the engine never sets."""
     channels = {channel.key for channel in specs.channels.channels}
     for file, path, condition in list_conditions(specs):
         for name, operator, value in _list_comparisons(condition):
@@ -50,7 +50,7 @@ def _message(name: str, value: object, rule: str) -> str:
 
 
 def _mismatch(name: str, operator: str, value: object, channels: Collection[str]) -> str | None:
-    """The rule by which a reserved name never has this value; None where it may."""
+    """The rule by which a reserved name never has this value; None if it may have it."""
     if name == "channel":
         known = ", ".join(sorted(channels))
         folded = {channel.lower() for channel in channels} if operator in {"$ini", "$nini"} else channels
@@ -96,7 +96,7 @@ def _list_values(operand: object) -> Iterator[tuple[str, object]]:
 
 
 def _list_features(specs: Specs) -> Iterator[tuple[str, str, FeatureSpec]]:
-    """Yield the features and groups of policies that read a reserved name with values of its own."""
+    """Yield features and groups of policies that read a reserved name with values of their own."""
     for selection in specs.selections.values():
         yield from ((specs.files[selection.key], *one) for one in _features_of("policy", selection.policy))
     for experiment in specs.experiments.values():

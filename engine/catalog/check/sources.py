@@ -18,7 +18,7 @@ _LITERALS = (str, int, float, bool)
 
 
 def source_problems(specs: Specs) -> Iterator[Problem]:
-    """Yield connections that are defined twice, or lack what their kind needs, or have what it does not use."""
+    """Yield repeated connections, and connections with missing or unused keys for their kind."""
     seen: set[str] = set()
     for index, source in enumerate(specs.sources.sources):
         found = list(_check_connection(source))
@@ -69,7 +69,7 @@ def table_problems(metric: MetricSpec, known: DefinedNames) -> Iterator[FieldPro
 
 
 def _check_filter(condition: Mapping[str, object], key: str) -> Iterator[FieldProblem]:
-    """Yield what a condition on columns cannot have: anything but comparisons of columns with constants."""
+    """Yield what a condition on columns may not contain: anything but comparisons with constants."""
     for column, wanted in condition.items():
         if column.startswith("$"):
             yield f"{key}.{column}", "does not apply to a table's columns; write 'column: value' lines"
@@ -93,7 +93,7 @@ def _check_filter(condition: Mapping[str, object], key: str) -> Iterator[FieldPr
 
 
 def _kind_of(literal: object) -> type:
-    """The kind of a constant, as which its column is read: true and false are no numbers."""
+    """The kind of a constant, as which its column is read: true and false are not numbers."""
     return next(kind for kind in (bool, str, float) if isinstance(literal, kind) or kind is float)
 
 

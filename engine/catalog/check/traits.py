@@ -1,4 +1,4 @@
-"""Checks `traits.yaml` and filters of triggers: what a trait needs, names that are taken, and whether it is read."""
+"""Checks `traits.yaml` and filters of triggers: required keys, reserved names, and traits that nothing reads."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -25,7 +25,7 @@ NEVER_SENT: Final = AUDIT_EVENTS | {EXPOSURE, MERGED}
 
 
 def trait_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield what is wrong with the shop's traits and with the filters of triggers."""
+    """Yield the problems of the shop's traits and of triggers' filters."""
     for name, spec in specs.traits.traits.items():
         for path, message in (*_check_name(name), *_check_trait(spec), *_check_filter(spec.filter, known)):
             yield Problem(f"{specs.folder}/traits.yaml", f"{name}.{path}" if path else name, message)
@@ -39,7 +39,7 @@ def trait_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def rfm_problems(specs: Specs) -> Iterator[Problem]:
-    """Yield RFM segments of one name, with an empty range, and lists that leave customers without a segment."""
+    """Yield RFM segments with repeated names or empty ranges, and lists that leave customers without a segment."""
     segments = specs.grouping.rfm
     for index, segment in enumerate(segments):
         path = f"rfm[{index}]"
@@ -58,7 +58,7 @@ def rfm_problems(specs: Specs) -> Iterator[Problem]:
 
 
 def find_unread_traits(specs: Specs) -> Iterator[Problem]:
-    """Yield the traits that no condition, moment or policy reads: they take room in every profile."""
+    """Yield traits that no condition, moment or policy reads, since they take space in every profile."""
     read = audience_names(specs) | set(_features(specs))
     for name in specs.traits.traits:
         if name not in read:

@@ -1,4 +1,4 @@
-"""Checks units: that each name of one is defined, and that `units.yaml` redefines none."""
+"""Checks units: every used name is defined, and `units.yaml` redefines no built-in unit."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from engine.vocabulary import RESERVED_CONTEXT
 
 
 def unit_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield the problems of `units.yaml`, and the units that are named anywhere and not defined."""
+    """Yield the problems of `units.yaml`, and undefined units named anywhere."""
     file = f"{specs.folder}/units.yaml"
     for key, unit in specs.units.units.items():
         if key in BUILT_IN:
@@ -32,7 +32,7 @@ def unit_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_frozen(specs: Specs, holdout: HoldoutSpec) -> Iterator[FieldProblem]:
-    """Yield what a holdout that keeps a plan must not have beside it."""
+    """Yield keys that a holdout that keeps a plan may not have."""
     if holdout.keeps is None:
         return
     if holdout.tags:
@@ -47,7 +47,7 @@ def _check_frozen(specs: Specs, holdout: HoldoutSpec) -> Iterator[FieldProblem]:
 
 
 def _check_experiment(spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield the units of one experiment that are not defined."""
+    """Yield undefined units of one experiment."""
     yield from check_defined("unit", spec.unit, known.units, "units.yaml")
     if spec.switchback is not None:
         yield from _check_switchback(spec, spec.switchback, known)
@@ -59,7 +59,7 @@ def _check_experiment(spec: ExperimentSpec, known: DefinedNames) -> Iterator[Fie
 
 
 def _check_switchback(spec: ExperimentSpec, design: SwitchbackSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield what a switchback cannot be by, and the keys that have no meaning beside one."""
+    """Yield units that a switchback cannot use, and keys without meaning in one."""
     yield from check_defined("switchback.by", design.by, known.units, "units.yaml")
     if design.by in {"customer", "device"}:
         yield "switchback.by", f"{design.by!r} would see the variants change; name store, or a unit of units.yaml"

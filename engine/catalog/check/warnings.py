@@ -1,4 +1,4 @@
-"""Warnings of `check`: mistakes a growth team regrets later, although the plan may run."""
+"""Warnings of `check`: mistakes that a growth team regrets later, although the plan is valid."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def required_units(metric: MetricSpec, change: float, alpha: float, shares: tupl
 
 
 def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[FieldProblem]:
-    """Yield the warnings of one experiment: missing hypothesis, metrics or end, and a run that is too short."""
+    """Yield the warnings of one experiment: no hypothesis, metrics or end, or a run that is too short."""
     if spec.hypothesis is None:
         yield "hypothesis", "is missing; write what changes for the customer, and why the metric should follow"
     if spec.metrics is None:
@@ -101,7 +101,7 @@ def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterato
 
 
 def _check_conclusions(specs: Specs) -> Iterator[Problem]:
-    """Yield the experiments that are over and do not say what was learnt."""
+    """Yield ended experiments that do not state what was learnt."""
     for file, prefix, spec in specs.all_experiments():
         is_over = spec.kind == "experiment" and spec.status in {"stopped", "shipped"}
         if is_over and not prefix and not (spec.decided and spec.decided.why):
@@ -114,7 +114,7 @@ def _check_conclusions(specs: Specs) -> Iterator[Problem]:
 
 
 def _check_environment(specs: Specs) -> Iterator[Problem]:
-    """Yield the warning that no flag has the environment that runs."""
+    """Yield the warning that no flag names the running environment."""
     names = sorted({name for spec in specs.experiments.values() for name in spec.environments})
     if specs.environment is not None and names and specs.environment not in names:
         message = f"no flag has the environment {specs.environment!r}; {suggest_name(specs.environment, names)}"
@@ -122,7 +122,7 @@ def _check_environment(specs: Specs) -> Iterator[Problem]:
 
 
 def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield the warning that the planned run is too short for the metric's least change worth detecting."""
+    """Yield the warning that the planned run is too short to detect the metric's minimum effect."""
     metric = specs.metric(spec.metrics.primary) if spec.metrics else None
     if metric is None or metric.daily_units is None or metric.mde is None or len(spec.variants) < 2:
         return
@@ -165,7 +165,7 @@ def _variant_sizes(spec: ExperimentSpec) -> dict[str, float]:
 
 
 def _admitted_share(specs: Specs, spec: ExperimentSpec) -> float:
-    """The share of all units that its layer, filters, holdouts and prerequisites let in, whoever is in its audience."""
+    """The share of all units that layer, filters, holdouts and prerequisites admit, of any audience."""
     share = _share_asked(specs, spec)
     for holdout in specs.layers.holdouts:
         if holdout.covers(spec) or holdout.keeps is not None:
@@ -174,7 +174,7 @@ def _admitted_share(specs: Specs, spec: ExperimentSpec) -> float:
 
 
 def _share_asked(specs: Specs, spec: ExperimentSpec) -> float:
-    """The share of units that its layer, filters and prerequisites let in, of those that no holdout keeps out."""
+    """The share of units outside the holdouts that layer, filters and prerequisites admit."""
     low, high = specs.layer_range(spec)
     share = high - low
     for each in spec.filters:
@@ -185,7 +185,7 @@ def _share_asked(specs: Specs, spec: ExperimentSpec) -> float:
 
 
 def _share_left_by_rules(specs: Specs, flag: ExperimentSpec, spec: ExperimentSpec) -> float:
-    """The share of a rule's audience that its flag and the rules before it leave.
+    """The share of a rule's audience that the flag and its earlier rules leave.
 
     A rule before it takes its share of those in its own audience; with another audience traits decide.
     """
@@ -205,7 +205,7 @@ def _share_left_by_rules(specs: Specs, flag: ExperimentSpec, spec: ExperimentSpe
 
 
 def _met_share(specs: Specs, need: Prerequisite) -> float:
-    """The share of all units that meet a prerequisite; 1 for the rules and values of a flag, which traits decide."""
+    """The share of all units that meet a prerequisite; 1 for a flag's rules and values, which depend on traits."""
     other = specs.experiments.get(need.experiment)
     if other is None or other.rules or not other.variants or not (need.variants or need.off):
         return 1.0
@@ -219,7 +219,7 @@ def _met_share(specs: Specs, need: Prerequisite) -> float:
 
 
 def _check_selections(specs: Specs) -> Iterator[Problem]:
-    """Yield the selections that have nothing to choose, and those whose floor leaves nothing to learn."""
+    """Yield selections with nothing to choose from, and those whose floor leaves nothing to learn."""
     for selection in specs.selections.values():
         file, policy, offers = specs.files[selection.key], selection.policy, specs.named(selection.offers)
         if len(offers) == 1:
@@ -231,7 +231,7 @@ def _check_selections(specs: Specs) -> Iterator[Problem]:
 
 
 def _check_clashes(specs: Specs) -> Iterator[Problem]:
-    """Yield pairs of experiments that one customer may enter at once and that set the same key of the payload."""
+    """Yield pairs of experiments that can share a customer and set the same payload key."""
     by_key: dict[tuple[str | None, str], list[ExperimentSpec]] = defaultdict(list)
     for spec in specs.experiments.values():
         if spec.kind == "experiment" and spec.status not in {"stopped", "shipped"}:
@@ -251,7 +251,7 @@ def _check_clashes(specs: Specs) -> Iterator[Problem]:
 
 
 def _check_fallbacks(specs: Specs) -> Iterator[Problem]:
-    """Yield placements of one channel with one fallback: an answer shows no offer twice, so the second stays empty."""
+    """Yield placements that share a channel and a fallback: an answer shows no offer twice, so one stays empty."""
     channels = {placement.key: placement.channels for placement in specs.channels.placements}
     earlier: dict[str, dict[str, set[str]]] = defaultdict(dict)
     for selection in specs.selections.values():

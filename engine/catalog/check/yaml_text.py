@@ -42,15 +42,15 @@ _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\ufff
 
 
 class _StopReading(Exception):
-    """Ends the reading of a file: what follows would only repeat or obscure its problems."""
+    """Ends the reading of a file whose further problems would only repeat or obscure the first."""
 
 
 class _NotTextError(ValueError):
-    """The bytes of a file are not YAML text; the message has the line and the remedy."""
+    """The error that a file is not YAML text; the message has the line and the remedy."""
 
 
 class DecodedYaml(NamedTuple):
-    """The value of a YAML text, None where there are problems.
+    """The value of a YAML text; None if it has problems.
 
     `spellings` has, by path, the numbers that the file writes in another way than `str` does.
     """
@@ -61,7 +61,7 @@ class DecodedYaml(NamedTuple):
 
 
 def decode_yaml(data: bytes, file: str) -> DecodedYaml:
-    """The value of a YAML text, and its problems; the value is None where there are any.
+    """The value of a YAML text and its problems; the value is None if there are any.
 
     A value consists of dict (with text as keys), list, str, int, float, bool and None; dates stay text, and an empty
     file is None. At most `MAX_PROBLEMS` are reported; an error of syntax ends the reading.
@@ -110,7 +110,7 @@ def _decode_text(data: bytes) -> str:
 
 
 def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The syntax error and its line; a tab in the indent has a message of its own, as the most frequent cause."""
+    """The syntax error and its line; a tab in the indent, the most frequent cause, has its own message."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(f"{error.problem or 'cannot be read'}".split())
     if mark is None:
@@ -169,7 +169,7 @@ class _YamlReader:
         return value
 
     def read_node(self, event: Event, events: Iterator[Event], path: str, depth: int) -> object:
-        """The value that begins with `event`; consumes the events up to its end."""
+        """The value that begins with `event`; consumes the events to its end."""
         self.check_decorations(event, path)
         if isinstance(event, ScalarEvent):
             return self.read_scalar(event, path)
@@ -186,7 +186,7 @@ class _YamlReader:
         return None
 
     def read_mapping(self, events: Iterator[Event], path: str, depth: int) -> dict[str, object]:
-        """The value of a mapping whose start was consumed; the last of repeated keys counts, each is reported."""
+        """The value of a mapping whose start was consumed; repeated keys are reported, and the last one counts."""
         values: dict[str, object] = {}
         lines: dict[str, int] = {}
         while not isinstance(event := next(events), MappingEndEvent):
@@ -210,7 +210,7 @@ class _YamlReader:
         return values
 
     def check_decorations(self, event: Event, path: str) -> None:
-        """Report an alias, an anchor or a tag: each makes a value mean other than what is written at its place."""
+        """Report an alias, an anchor or a tag, which would give a value another meaning than its text."""
         if isinstance(event, AliasEvent):
             self.report(
                 event, path, f"alias '*{_shorten_text(event.anchor or '')}' is not allowed; write out the value"
@@ -227,7 +227,7 @@ class _YamlReader:
             self.report(event, path, f"tag {_shorten_text(tag)!r} is not allowed; remove it, and put text into quotes")
 
     def read_scalar(self, event: ScalarEvent, path: str) -> object:
-        """The value of a scalar: quoted or block text as it is, plain text by what it looks like."""
+        """The value of a scalar: quoted or block text unchanged, plain text by its form."""
         text = event.value
         if event.style:
             return text
@@ -237,7 +237,7 @@ class _YamlReader:
         return self.read_number(event, path, number) if number else text
 
     def read_number(self, event: ScalarEvent, path: str, number: re.Match[str]) -> float | None:
-        """The number of a scalar that looks like one; None where it is reported as ambiguous or too large."""
+        """The number of a scalar that looks like one; None after reporting it as ambiguous or too large."""
         text = number[0]
         if _LEADING_ZERO.match(text):
             rule = "starts with a zero; quote it if it is text, drop the zero if it is a number"

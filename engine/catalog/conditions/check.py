@@ -1,4 +1,4 @@
-"""Reports every mistake in a condition before a plan runs: GrowthBook lets a malformed one silently match nobody."""
+"""Reports every mistake in a condition before a plan runs, since in GrowthBook a malformed one matches nobody."""
 
 import difflib
 import re
@@ -37,7 +37,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_bound(value: object) -> bool:
-    """Whether a date may be compared with it: a time with its offset, or `now`.
+    """Whether a date may be compared with this bound: a time with an offset, or `now`.
 
     A day has no offset, and a number may be meant as a day: 20261231 is a second of 1970.
     """
@@ -96,17 +96,17 @@ _COMPARING = ("$eq", "$ne", "$in", "$nin", "$ini", "$nini", "$all", "$alli", *_O
 
 
 def is_text_trait(name: str) -> bool:
-    """Whether the values of a trait of this name are text though they may look like numbers."""
+    """Whether a trait of this name has text values even if they look like numbers."""
     return _TEXT_TRAITS.search(name) is not None
 
 
 def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
-    """Every mistake in `condition`; with `groups`, a group that is not among them is a mistake too."""
+    """Every mistake in `condition`; with `groups`, also every group that is not among them."""
     return list(_check_document(condition, "", groups))
 
 
 def is_operators(value: object) -> bool:
-    """Whether a value is a mapping of operators only, and so not itself the value to compare with."""
+    """Whether a value is a mapping of operators only, and not a value to compare with."""
     return isinstance(value, Mapping) and bool(value) and all(str(key).startswith("$") for key in value)
 
 
@@ -150,7 +150,7 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
 
 
 def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
-    """Report numbers that a trait of text is compared with: the comparison would match nobody, or the wrong ones."""
+    """Report numbers compared with a text trait: the comparison would match no customer, or the wrong ones."""
     if isinstance(value, Mapping) and is_operators(value):
         for name, operand in value.items():
             if name in _COMPARING or name == "$not":
@@ -165,7 +165,7 @@ def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
 
 
 def _check_flag_trait(value: object, path: str) -> Iterator[ConditionProblem]:
-    """Report values that a consent or an open complaint never has; only a missing one is null."""
+    """Report values that a consent or complaint flag never has; it is null only if it is missing."""
     if isinstance(value, Mapping) and is_operators(value):
         for name, operand in value.items():
             if name in _COMPARING or name == "$not":
@@ -182,7 +182,7 @@ def _check_flag_trait(value: object, path: str) -> Iterator[ConditionProblem]:
 def _check_alternatives(
     key: str, value: object, path: str, groups: Collection[str] | None
 ) -> Iterator[ConditionProblem]:
-    """Yield the mistakes of the list of a `$and`, `$or` or `$nor`."""
+    """Yield the mistakes in the list of a `$and`, `$or` or `$nor`."""
     if not isinstance(value, list | tuple):
         yield ConditionProblem(path, value, "is not a list of conditions", f"write '{key}: [{{…}}, {{…}}]'")
         return
@@ -194,7 +194,7 @@ def _check_alternatives(
 
 
 def _check_value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
-    """Yield the mistakes of what a trait must be; a plain value has none."""
+    """Yield the mistakes in a trait's required value; a plain value has none."""
     if not isinstance(value, Mapping):
         return
     if is_operators(value):

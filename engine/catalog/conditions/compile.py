@@ -48,7 +48,7 @@ _VERSION_COMPARISONS = {"$vlt": "<", "$vlte": "<=", "$vgt": ">", "$vgte": ">="}
 
 
 def compile_condition(condition: Mapping[str, object], groups: SavedGroups | None = None) -> Predicate:
-    """The predicate of `condition` over a customer's traits; all of its terms must hold, and `{}` matches everyone.
+    """The predicate of `condition` on a customer's traits; all terms must be true, and `{}` matches everyone.
 
     Args:
         condition: without `$segment`; `expand_segments` replaces those.
@@ -77,7 +77,7 @@ def condition_fields(condition: Mapping[str, object]) -> frozenset[str]:
 
 
 def and_terms(condition: Mapping[str, object]) -> frozenset[str]:
-    """The parts of a condition that must all hold, each as JSON text.
+    """The terms of a condition that must all be true, each as JSON text.
 
     A condition whose parts are a subset of another's matches every customer that the other matches: removing a part
     never excludes anyone.
@@ -86,7 +86,7 @@ def and_terms(condition: Mapping[str, object]) -> frozenset[str]:
 
 
 def conjuncts(condition: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Yield the parts of a condition that must all hold, each as a condition with one term."""
+    """Yield the terms of a condition that must all be true, each as a condition."""
     for key, value in condition.items():
         if key == "$and" and is_array(value):
             for part in _parts(value):
@@ -127,7 +127,7 @@ def _always(_: object) -> bool:
 
 
 def _all(tests: Sequence[ValueTest]) -> ValueTest:
-    """The test that all tests hold; without any it always holds."""
+    """The test that all tests are true; without tests it is always true."""
     if not tests:
         return _always
     if len(tests) == 1:
@@ -143,7 +143,7 @@ def _all(tests: Sequence[ValueTest]) -> ValueTest:
 
 
 def _any(tests: Sequence[ValueTest]) -> ValueTest:
-    """The test that one of the tests holds."""
+    """The test that one of the tests is true."""
 
     def test(value: object) -> bool:
         for part in tests:  # noqa: SIM110  as above
@@ -159,14 +159,14 @@ def _not(test: ValueTest) -> ValueTest:
 
 
 def _compile_document(condition: object, scope: _Scope) -> ValueTest:
-    """The test of a whole condition; what is no mapping never holds."""
+    """The test of a whole condition; a value that is not a mapping is never true."""
     if not isinstance(condition, Mapping):
         return _never
     return _all([_compile_term(key, value, scope) for key, value in condition.items()])
 
 
 def _compile_term(key: str, value: object, scope: _Scope) -> ValueTest:
-    """The test of one key of a condition: a logical operator, or a trait with what it must be."""
+    """The test of one key of a condition: a logical operator, or a trait with its required value."""
     if key == "$not":
         return _not(_compile_document(value, scope)) if isinstance(value, Mapping) else _never
     if key in {"$and", "$or", "$nor"}:
@@ -181,7 +181,7 @@ def _compile_term(key: str, value: object, scope: _Scope) -> ValueTest:
 
 
 def _compile_trait(path: str, test: ValueTest) -> ValueTest:
-    """The test of the value at a dotted path; the exact check for `dict` spares a call for nearly all traits."""
+    """The test of the value at a dotted path; the exact check for `dict` saves a call for most traits."""
     first, *rest = path.split(".")
     if not rest:
         return lambda traits: test(traits.get(path) if type(traits) is dict else read_member(traits, path))
@@ -198,7 +198,7 @@ def _compile_trait(path: str, test: ValueTest) -> ValueTest:
 
 
 def _compile_value(expected: object, scope: _Scope) -> ValueTest:
-    """The test of one trait's value: a plain value is compared like JavaScript's `==`, operators by their own rules."""
+    """The test of one trait's value: plain values compare like JavaScript's `==`, operators by their own rules."""
     if expected is None:
         return lambda value: value is None
     if isinstance(expected, str):
@@ -213,7 +213,7 @@ def _compile_value(expected: object, scope: _Scope) -> ValueTest:
 
 
 def _compile_operator(name: str, operand: object, scope: _Scope) -> ValueTest:
-    """The test of one operator; an unknown one, or one with an operand of the wrong type, never holds."""
+    """The test of one operator; it is never true for an unknown one or an operand of the wrong type."""
     match name:
         case "$eq":
             return _equal(operand)
@@ -271,7 +271,7 @@ def _equal(expected: object) -> ValueTest:
 
 
 def _among(options: object, *, fold: bool = False) -> ValueTest:
-    """Whether a value, or any item of a list, is one of the options; without coercion, `fold` ignores case."""
+    """Whether a value, or an item of a list, is one of the options; without coercion; `fold` ignores case."""
     if not isinstance(options, list | tuple):
         return _never
     texts = frozenset(option.lower() if fold else option for option in options if isinstance(option, str))
@@ -305,7 +305,7 @@ def _folded(expected: str) -> ValueTest:
 
 
 def _some_element(expected: object, scope: _Scope) -> ValueTest:
-    """Whether an item of a list meets the operand; as in GrowthBook an item that is falsy never does."""
+    """Whether an item of a list meets the operand; as in GrowthBook a falsy item never does."""
     if not isinstance(expected, Mapping):
         return _never
     test = _compile_value(expected, scope) if is_operators(expected) else _compile_document(expected, scope)
@@ -313,7 +313,7 @@ def _some_element(expected: object, scope: _Scope) -> ValueTest:
 
 
 def _pattern(operand: object, *, ignore_case: bool) -> ValueTest:
-    """The test that the value as text matches a pattern; a malformed pattern never does."""
+    """The test that the value as text matches a pattern; a malformed pattern never matches."""
     if not isinstance(operand, str):
         return _never
     try:

@@ -1,4 +1,4 @@
-"""The operators of dates: `$before`, `$after` and `$within`, which no other system of conditions has.
+"""The date operators `$before`, `$after` and `$within`, which GrowthBook's conditions do not have.
 
 A date is RFC 3339 text with its offset, a day (midnight UTC), or a number: seconds since 1970, past the year 2100
 milliseconds, as in events. What is no date, or outside the years 1 to 9999, never matches; nor does a missing trait.
@@ -35,19 +35,19 @@ _FIRST, _LAST = -62_135_596_800.0, 253_402_300_800.0
 
 
 class Clock(threading.local):
-    """The time of the decision whose condition this thread evaluates; `is_read` says that a test of it does."""
+    """The time of the decision whose condition this thread evaluates; `is_read` if a test read it."""
 
     is_read = False
     now = 0.0
 
     def read(self, traits: object) -> None:
-        """Take the time from the attributes of a decision; elsewhere it is the present."""
+        """Take the time from a decision's attributes, or else the present."""
         found = traits.get(NOW) if isinstance(traits, Mapping) else None
         self.now = float(found) if isinstance(found, int | float) else time.time()
 
 
 def read_date(value: object) -> float | None:
-    """The date in seconds since 1970; None if it is none, or outside the years 1 to 9999.
+    """The date in seconds since 1970; None if it is not a date, or outside the years 1 to 9999.
 
     >>> read_date("2026-11-01T01:00:00+01:00") == read_date("2026-11-01") == read_date(1793491200000)
     True
@@ -67,7 +67,7 @@ def read_span(value: object) -> float | None:
 
 
 def suggest_time(value: object) -> str:
-    """The time that the author may have meant, as it is to be written; of an example where the value tells none.
+    """The time that the author may have meant, in valid form; an example if the value gives no hint.
 
     >>> suggest_time(20261231), suggest_time("2026-12-31 23:59"), suggest_time(1767225600)
     ('2026-12-31T00:00:00Z', '2026-12-31T23:59:00Z', '2026-01-01T00:00:00Z')
@@ -87,7 +87,7 @@ def suggest_time(value: object) -> str:
 
 
 def looks_like_date(value: object) -> bool:
-    """Whether text is written as a date, with or without a time."""
+    """Whether a text has the form of a date, with or without a time."""
     return isinstance(value, str) and bool(_DAY.match(value)) and len(value) <= 40
 
 
@@ -97,7 +97,7 @@ def reads_now(condition: object) -> bool:
 
 
 def compile_date(name: str, operand: object, clock: Clock) -> Callable[[object], bool]:
-    """The test of `$before`, `$after` or `$within`; with a malformed operand it never holds."""
+    """The test of `$before`, `$after` or `$within`; it is never true for a malformed operand."""
     clock.is_read |= _operand_reads_now(name, operand)
     if name == "$within":
         span, center = operand if isinstance(operand, list | tuple) and len(operand) == 2 else (operand, "now")

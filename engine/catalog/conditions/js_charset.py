@@ -80,7 +80,7 @@ def _case_tables() -> tuple[dict[int, int], dict[int, list[int]]]:
 
 
 class Alphabet(NamedTuple):
-    r"""One byte for all code units that no class of a pattern tells apart.
+    r"""One byte for each set of code units that no class of a pattern distinguishes.
 
     A pattern then runs on bytes, a few instructions per class, whatever script its text is in. `of_latin` and
     `of_unit` map code units to bytes; `members` has the bytes of each class. Word characters become word characters,
@@ -102,7 +102,7 @@ class Alphabet(NamedTuple):
 
 
 def make_alphabet(classes: Sequence[Intervals]) -> Alphabet | None:
-    """The smallest alphabet that tells `classes` apart; None if a byte cannot hold it."""
+    """The smallest alphabet that distinguishes `classes`; None if a byte cannot hold it."""
     known = (*classes, WORD)
     starts = sorted({0, *(edge for units in known for low, high in units for edge in (low, high + 1))})
     starts = [start for start in starts if start <= LAST_UNIT]

@@ -26,7 +26,7 @@ def is_array(value: object) -> bool:
 
 
 def type_of(value: object) -> str:
-    """The name `$type` compares with: null, boolean, number, string, array or object."""
+    """The name that `$type` compares with: null, boolean, number, string, array or object."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -61,7 +61,7 @@ def to_text(value: object) -> str:
 
 
 def _float_text(value: float) -> str:
-    """A float as JavaScript writes it: whole below 1e21 without a point, with an exponent below 1e-6 and from 1e21."""
+    """A float in JavaScript's form: whole below 1e21 without a point, with an exponent below 1e-6 and from 1e21."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value.is_integer() and abs(value) < 1e21:
@@ -127,7 +127,7 @@ def _utf16_key(text: str) -> bytes:
 
 
 def read_member(value: object, name: str) -> object:
-    """`value[name]`: a mapping's key, a list's index or its `length`; None where there is none."""
+    """`value[name]`: a mapping's key, a list's index or its `length`; None if it is missing."""
     if isinstance(value, Mapping):
         return value.get(name)
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -47,7 +47,7 @@ _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 
 
 class PatternError(ValueError):
-    """A pattern that is malformed, or that RE2 cannot match: the `rule` that it breaks and the `remedy`."""
+    """The error of a pattern that is malformed or unsupported by RE2: its `rule` and `remedy`."""
 
     def __init__(self, rule: str, remedy: str) -> None:
         super().__init__(f"{rule}; {remedy}")
@@ -86,7 +86,7 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str
 
 
 def _byte_class(members: bytes) -> str:
-    """A set of bytes as RE2 writes a class."""
+    """A set of bytes in RE2's syntax of a class."""
     return f"[{''.join(f'{chr(92)}x{byte:02x}' for byte in members)}]" if members else r"[^\x00-\xff]"
 
 
@@ -123,7 +123,7 @@ class _PatternParser:
         self.named = _NAME.search(pattern.replace("\\\\", "")) is not None and "(?<" in pattern
 
     def accept(self, text: str) -> bool:
-        """Whether `text` comes next; if so, move past it."""
+        """Whether `text` comes next; if so, moves past it."""
         if self.pattern.startswith(text, self.at):
             self.at += len(text)
             return True
@@ -169,7 +169,7 @@ class _PatternParser:
         return fold_case(units) if self.fold else units
 
     def check_unrepeated(self, assertion: str) -> str:
-        """The assertion, which JavaScript does not let a quantifier follow."""
+        """Parses the end of an assertion, after which JavaScript allows no quantifier."""
         following = self.pattern[self.at : self.at + 1]
         if (following and following in "*+?") or _COUNT.match(self.pattern, self.at):
             raise _malformed("nothing to repeat")
@@ -225,7 +225,7 @@ class _PatternParser:
         return self.parse_escape(in_class=True) if char == "\\" else _of(char)
 
     def parse_escape(self, *, in_class: bool) -> Intervals:
-        r"""The code units that match what follows a `\`."""
+        r"""The code units that an escape matches, parsed after its `\`."""
         char = self.pattern[self.at : self.at + 1]
         self.at += 1
         if not char:
@@ -295,7 +295,7 @@ def _of(char: str) -> Intervals:
 
 
 def _is_single(units: Intervals) -> bool:
-    """Whether the set has exactly one character."""
+    """Whether the set has exactly one code unit."""
     return len(units) == 1 and units[0][0] == units[0][1]
 
 

@@ -23,7 +23,7 @@ _Part = tuple[int, int, str]
 
 
 class SemanticVersion(NamedTuple):
-    """A version in its order: a release follows its pre-releases."""
+    """A version in sort order: a release follows its pre-releases."""
 
     major: int
     minor: int
@@ -33,7 +33,7 @@ class SemanticVersion(NamedTuple):
 
 
 def read_version(value: object) -> SemanticVersion | None:
-    """The version of a text; None if it is none.
+    """The version in a text; None if the text is not a version.
 
     >>> read_version("1.0.0-rc.2") < read_version("v1.0.0-rc.10") < read_version("1")
     True
@@ -46,7 +46,7 @@ def read_version(value: object) -> SemanticVersion | None:
 
 
 def compile_semver(operand: object) -> Callable[[object], bool]:
-    """The test of `$semver`; with an operand that `is_semver_operand` rejects it never holds."""
+    """The test of `$semver`; it is never true for an operand that `is_semver_operand` rejects."""
     tests = [test for test in map(_compile, operand if isinstance(operand, list | tuple) else [operand]) if test]
 
     def matches(value: object) -> bool:
@@ -63,7 +63,7 @@ def is_semver_operand(operand: object) -> bool:
 
 
 def _order(label: str) -> _Part:
-    """A label of a pre-release in its order: numbers come first, by their value, then texts by their characters."""
+    """The sort key of a pre-release label: numbers first, by value, then texts by characters."""
     return (0, int(label), "") if label.isdigit() and len(label) < 19 else (1, 0, label)
 
 

@@ -1,4 +1,4 @@
-"""Operators of texts, addresses and remainders; none of them matches a missing trait or a value of another type.
+"""Operators on texts, addresses and remainders; a missing trait or a value of another type never matches.
 
 | operator | takes | matches |
 |---|---|---|
@@ -19,7 +19,7 @@ OPERATORS_OF_VALUES = (*TEXT_OPERATORS, "$ip", "$mod")
 
 
 def compile_text_operator(name: str, operand: object) -> _Test:
-    """The test of one operator; with an operand that `is_operand` rejects it never holds."""
+    """The test of one operator; it is never true for an operand that `is_operand` rejects."""
     if not is_operand(name, operand):
         return _never
     if name == "$mod" and isinstance(operand, Sequence):
@@ -49,7 +49,7 @@ def _is_number(value: object) -> bool:
 
 
 def _listed(operand: object) -> Sequence[float]:
-    """The operand as a list; a single one is a list of one."""
+    """The operand as a list; a single value becomes a list of one."""
     return operand if isinstance(operand, list | tuple) else [operand]  # type: ignore[list-item]
 
 
@@ -81,7 +81,7 @@ def _within(parts: tuple[str, ...]) -> _Test:
 
 
 def _read_network(text: str) -> IPv6Network | None:
-    """The network of a text, None where it is none; one of IPv4 as the IPv6 network that maps it."""
+    """The network in a text (IPv4 as its mapped IPv6 network); None if the text is no network."""
     try:
         network = ip_network(text, strict=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Classifies what a change of the YAML does to customers who are already assigned, with a reason for each change.
+"""Classifies the effect of a YAML change on customers who are already assigned, with a reason for each change.
 
 A change is `safe` if it removes no customer from an experiment and changes nobody's variant; a property test compares
 this with the assignments of both plans. A change of the question that an experiment was started with is `unsafe` too:
@@ -85,7 +85,7 @@ def _compare_experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]
 def _compare_experiment(
     old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec, now: float
 ) -> Iterator[FieldChange]:
-    """Yield the changes of one experiment; in a draft all are safe but that of its status."""
+    """Yield the changes of one experiment; in a draft only a change of status can be unsafe."""
     if before.status != after.status:
         yield "status", *_compare_status(before.status, after.status)
 
@@ -109,7 +109,7 @@ def _compare_experiment(
 
 
 def _find_dependents(old: Specs, new: Specs, changed: list[Change]) -> Iterator[Change]:
-    """Yield the experiments that require one from which customers are removed, and those that require these."""
+    """Yield experiments that require one from which customers are removed, and experiments that require those."""
     left = {change.key for change in changed if change.verdict == "unsafe" and not _only_shows(change.path)}
     grown = True
     while grown:
@@ -124,12 +124,12 @@ def _find_dependents(old: Specs, new: Specs, changed: list[Change]) -> Iterator[
 
 
 def _only_shows(path: str) -> bool:
-    """Whether a change is in the content of a variant or in the report, not in who is assigned to it."""
+    """Whether a change affects a variant's content or the report, but no assignment."""
     return path in {"metrics", "exposures", "analysis"} or (path.startswith("variants[") and path.endswith("]"))
 
 
 def _compare_status(before: str, after: str) -> tuple[Safety, str]:
-    """The class and the reason of a change of status."""
+    """The class and reason of a change of status."""
     if after == "draft" and before in {"running", "paused"}:
         return "unsafe", "a draft is never decided, so customers in it lose their variant; use paused or stopped"
     if after == "shipped":
@@ -171,7 +171,7 @@ def _compare_fields_alone(before: ExperimentSpec, after: ExperimentSpec) -> Iter
 
 
 def _compare_question(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
-    """Yield the changes of what decides the verdict; nobody moves by them."""
+    """Yield changes of what decides the verdict; they move no customer."""
     if before.metrics != after.metrics:
         old, new = before.metrics, after.metrics
         if old is None or (new is not None and _deciding(old) == _deciding(new)):
@@ -195,12 +195,12 @@ def _compare_question(before: ExperimentSpec, after: ExperimentSpec) -> Iterator
 
 
 def _deciding(metrics: ExperimentMetrics) -> tuple[str, frozenset[str]]:
-    """The metrics on which the verdict rests."""
+    """The metrics that decide the verdict."""
     return metrics.primary, frozenset(metrics.guardrails)
 
 
 def _compare_admission(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
-    """Yield the changes of who may enter: audience, filters, range of the layer, channels, prerequisites, holdouts."""
+    """Yield changes of admission: audience, filters, layer range, channels, prerequisites, holdouts."""
     yield from _compare_audience(old, new, before, after)
     if before.filters != after.filters:
         fewer = all(each in before.filters for each in after.filters)
@@ -226,7 +226,7 @@ def _compare_admission(old: Specs, new: Specs, before: ExperimentSpec, after: Ex
 
 
 def _compare_cover(before: set[str], after: set[str], field: str) -> tuple[Safety, str]:
-    """The class and the reason of a change by which other holdouts may cover an experiment or flag."""
+    """The class and reason of a change by which other holdouts may cover an experiment or flag."""
     more, fewer = sorted(after - before), sorted(before - after)
     if more:
         return "unsafe", f"the holdout {', '.join(more)} now covers it"
@@ -252,7 +252,7 @@ def _covering_holdouts(specs: Specs, spec: ExperimentSpec) -> set[str]:
 
 
 def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[FieldChange]:
-    """Yield the changes of start, end and coverage; what matters is whether they take effect before or after now."""
+    """Yield the changes of start, end and coverage, classed by whether they take effect before or after now."""
     began = before.start.timestamp() if before.start else 0.0
     begins = after.start.timestamp() if after.start else 0.0
     if began != begins and after.switchback and began <= now:
@@ -309,12 +309,12 @@ def _compare_variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator
 
 
 def _is_within(inner: list[float] | None, outer: list[float] | None) -> bool:
-    """Whether `outer` covers `inner`: a range that only grows keeps every unit in it."""
+    """Whether `outer` covers `inner`: a range that only grows keeps its units."""
     return inner is not None and outer is not None and outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def _compare_layers(old: Specs, new: Specs) -> Iterator[Change]:
-    """Yield the layers that hash units to other places; a new or removed layer shows in its experiments."""
+    """Yield layers that hash units to other places; new or removed layers show in their experiments."""
     before = {layer.key: _describe_hash(layer) for layer in old.layers.layers}
     for layer in new.layers.layers:
         if before.get(layer.key, _describe_hash(layer)) != _describe_hash(layer):
@@ -330,7 +330,7 @@ def _compare_layers(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _describe_hash(layer: LayerSpec) -> str:
-    """The seed and version that decide the place of a unit in a layer."""
+    """The seed and version of a layer's hash."""
     return f"{layer.seed or f'__{layer.key}'}, version {layer.hash_version}"
 
 
@@ -347,7 +347,7 @@ def _compare_holdouts(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Safety, str]:
-    """The class and the reason of a change of one holdout; None is one that is not defined."""
+    """The class and reason of a change of one holdout; None stands for an undefined one."""
     if after is None:
         return "unsafe", "its customers enter experiments, and the total effect can no longer be measured"
     if before is None and after.keeps is not None:
@@ -366,7 +366,7 @@ def _compare_holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> t
 
 
 def _read_value(spec: ExperimentSpec, path: str, specs: Specs) -> object:
-    """The value at the path of a change, as JSON has it."""
+    """The value at a change's path, in JSON form."""
     if path == "layer_range":
         return list(specs.layer_range(spec))
     if path.startswith("rules."):

@@ -1,4 +1,4 @@
-"""Classifies what a change of a flag's rules does; a rule takes customers from all rules after it.
+"""Classifies changes of a flag's rules; a rule takes customers away from all later rules.
 
 Nobody is removed from a rule, or moved to another, by a change that is `safe`. Those with the default may be admitted.
 """
@@ -16,7 +16,7 @@ ADMITS_NOBODY = frozenset(("title", "hypothesis", "owner", "metrics", "analysis"
 
 
 def compare_flags(before: ExperimentSpec, after: ExperimentSpec, compare_rule: Comparison) -> Iterator[FieldChange]:
-    """Yield the changes of rules, values and default of a flag that has rules before or after.
+    """Yield the changes of rules, values and default of a flag that had or has rules.
 
     Args:
         before: the flag that runs.
@@ -49,14 +49,14 @@ def compare_flags(before: ExperimentSpec, after: ExperimentSpec, compare_rule: C
 
 
 def _added(*, precedes: bool) -> tuple[Safety, str]:
-    """The class of a new rule."""
+    """The class of an added rule."""
     if precedes:
         return "unsafe", "it takes customers from the rules after it"
     return "safe", "it decides for customers who had the default"
 
 
 def _compare_values(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
-    """Yield the variants that have another value, and a change of the type."""
+    """Yield variants with a changed value, and a change of type."""
     if before.type != after.type:
         yield "type", "unsafe", "storefronts read the value as another type"
     values = {variant.key: value_of(variant, after.type) for variant in after.variants}

@@ -99,7 +99,7 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_money(old: Specs, new: Specs) -> Iterator[Change]:
-    """Yield the changes of the shop's currency and of the rates of others."""
+    """Yield changes of the shop's currency and of exchange rates."""
     before, after = old.metrics, new.metrics
     if before.currency != after.currency:
         yield Change(
@@ -134,7 +134,7 @@ def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_items(key: str, before: Mapping[str, OfferSpec], after: Mapping[str, OfferSpec]) -> Iterator[Change]:
-    """Yield the change of the items of a selection's feed, whose file has other rows than it had."""
+    """Yield a change of the items of a selection's feed."""
     if before == after:
         return
     added = len(after.keys() - before.keys())
@@ -145,7 +145,7 @@ def _compare_items(key: str, before: Mapping[str, OfferSpec], after: Mapping[str
 
 
 def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
-    """Yield the changes of one selection; those that lose its placement or its learnt state are unsafe."""
+    """Yield the changes of one selection; losing its placement or its learnt state is unsafe."""
     one, two = before.policy, after.policy
     if _learns_as(one) != _learns_as(two):
         yield "policy", "unsafe", "its learnt state does not fit the new policy, which starts from its prior"
@@ -209,7 +209,7 @@ def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
 def _compare_entries(
     place: str, old: Mapping[str, msgspec.Struct], new: Mapping[str, msgspec.Struct], reasons: _Reasons
 ) -> Iterator[Change]:
-    """Yield the changes of every entry of one kind, in the order of their keys; `place` begins their paths."""
+    """Yield the changes of all entries of one kind, in key order; `place` begins their paths."""
     for key in sorted({*old, *new}):
         yield from _compare_entry(key, place, old.get(key), new.get(key), reasons)
 
@@ -217,7 +217,7 @@ def _compare_entries(
 def _compare_entry(
     key: str, place: str, before: msgspec.Struct | None, after: msgspec.Struct | None, reasons: _Reasons
 ) -> Iterator[Change]:
-    """Yield the changes of one entry, which is None on the side that does not have it."""
+    """Yield the changes of one entry; it is None on the side that lacks it."""
     if before is None:
         yield Change(key=key, path=place, verdict="safe", reason=f"new; {reasons.default}")
     elif after is None:
@@ -230,7 +230,7 @@ def _compare_entry(
 
 
 def _compare_fields(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[tuple[str, object, object]]:
-    """Yield the name of each field that differs, with its old and new value."""
+    """Yield the name of each changed field, with its old and new value."""
     for field in type(before).__struct_fields__:
         old_value, new_value = getattr(before, field), getattr(after, field)
         if old_value != new_value:
@@ -238,5 +238,5 @@ def _compare_fields(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[t
 
 
 def _to_plain(value: object) -> object:
-    """The value as JSON has it."""
+    """The value in JSON form."""
     return msgspec.to_builtins(value)

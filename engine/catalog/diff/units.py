@@ -1,4 +1,4 @@
-"""Classifies the changes of `units.yaml`: another trait is another id to hash."""
+"""Classifies changes of `units.yaml`: a unit with another trait hashes another id."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from engine.catalog.spec.folder import Specs
 
 
 def compare_units(old: Specs, new: Specs) -> Iterator[Change]:
-    """Yield the changes of units, by key; customers of one that something runs by are assigned again."""
+    """Yield the changes of units, by key; a used unit's customers are assigned again."""
     before, after = old.units.traits, new.units.traits
     for key in sorted({*before, *after}):
         one, two = before.get(key), after.get(key)

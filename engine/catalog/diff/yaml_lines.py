@@ -1,4 +1,4 @@
-"""The lines of YAML that differ between two folders, each of which can be applied to the old folder alone.
+"""Finds the YAML lines that differ between two folders, each of which can be applied to the old folder alone.
 
 A line is a value at a path that is not a mapping: a number, a text, a list. A list whose entries have a `key` is a
 mapping by that key, one of as many mappings on both sides is one by their places, and any other changes whole. A file
@@ -29,7 +29,7 @@ MOST_PAIRED = 24
 
 
 class ChangedLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One changed value: its file, its line there, its path, and its values; a line that is removed has its old number.
+    """One changed value: its file, line, path and values; a removed line has its old number.
 
     A value is absent on the side that does not have it. The `path` of a whole file is empty, its values are its name.
     """
@@ -42,14 +42,14 @@ class ChangedLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A changed line, and how it is applied: at `steps` of its file's tree."""
+    """A changed line, and the `steps` in its file's tree at which it is applied."""
 
     shown: ChangedLine
     steps: Steps
 
 
 def changed_lines(old: FolderFiles, new: FolderFiles) -> list[LineChange]:
-    """The lines that differ, by file and place."""
+    """The lines that differ, sorted by file and place."""
     found: list[LineChange] = []
     for name in sorted({*old, *new}):
         if name.startswith(KEPT) or old.get(name) == new.get(name):
@@ -69,7 +69,7 @@ def changed_lines(old: FolderFiles, new: FolderFiles) -> list[LineChange]:
 
 
 def apply_lines(old: FolderFiles, new: FolderFiles, changes: Iterable[LineChange]) -> dict[str, bytes]:
-    """The files of `old` with some changes to `new` made."""
+    """The files of `old` after some of the changes to `new`."""
     files = {**old, **{name: data for name, data in new.items() if name.startswith(KEPT)}}
     trees: dict[str, tuple[object, object]] = {}
     for change in changes:
@@ -92,7 +92,7 @@ def valid_groups(
     changes: Sequence[LineChange],
     environment: str | None = None,
 ) -> list[tuple[list[LineChange], Specs]]:
-    """The smallest groups of changes that are a valid plan each, in the order of the changes, with their specs.
+    """The smallest groups of changes that each give a valid plan, in the order of the changes, with their specs.
 
     Most are one line. A line that is no plan alone goes with another one, else with those of its file, else with all
     that are none alone, else with all. A change that is in a valid group of fewer is not in one of more for its sake.
@@ -126,7 +126,7 @@ def _grow(
     changes: Sequence[LineChange],
     broken: Sequence[LineChange],
 ) -> tuple[list[LineChange], Specs | None]:
-    """The smallest valid group with a change, and its specs."""
+    """The smallest valid group that contains a change, and its specs."""
     others = [one for one in changes if one is not change]
     pairs = ([one, change] for one in [*broken, *others] if one is not change and len(changes) <= MOST_PAIRED)
     of_file = [one for one in changes if one.shown.file == change.shown.file]
@@ -168,7 +168,7 @@ def _plain(value: object) -> object:
 
 
 def _compare_trees(before: object, after: object, steps: Steps) -> Iterator[tuple[Steps, object, object]]:
-    """Yield the steps to each value that differs, with the values."""
+    """Yield the steps to each differing value, with both values."""
     if _are_alike(before, after):
         for place, (one, two) in enumerate(zip(_items(before), _items(after), strict=True)):
             yield from _compare_trees(one, two, (*steps, f"[{place}]"))
@@ -219,7 +219,7 @@ def _items(value: object) -> list[object]:
 
 
 def _are_alike(before: object, after: object) -> bool:
-    """Whether both are lists of as many mappings, which are compared by their places."""
+    """Whether both are lists of mappings with the same length, which are compared by position."""
     sides = _items(before), _items(after)
     return 0 < len(sides[0]) == len(sides[1]) and all(isinstance(one, dict) for side in sides for one in side)
 
@@ -250,7 +250,7 @@ def _add_lines(node: yaml.Node, steps: Steps, found: dict[Steps, int]) -> None:
 
 
 def _key_of(node: yaml.Node) -> str | None:
-    """The `key` of a list's entry."""
+    """The `key` of a list entry."""
     if not isinstance(node, yaml.MappingNode):
         return None
     return next((str(value.value) for key, value in node.value if key.value == "key"), None)

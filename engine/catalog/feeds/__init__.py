@@ -1,1 +1,1 @@
-"""Catalogues by feed: the rows of a file become the offers of a placement."""
+"""Feeds: the rows of a file become the offers of a placement."""

@@ -1,4 +1,4 @@
-"""Feeds of a folder: reads their bytes with the YAML, and checks the entries that name them."""
+"""Reads the feeds of a folder together with its YAML, and checks the entries that name them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ NOT_OF_TAGS: Final = tuple(name for name in OffersSpec.__struct_fields__ if name
 
 
 def read_feeds(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The bytes of the feeds that the YAML names, by their names; those that cannot be read are missing."""
+    """The bytes of the feeds that the YAML names, by name, without unreadable ones."""
     names = {found.decode() for data in files.values() for found in _NAMED.findall(data)}
     found: dict[str, bytes] = {}
     for name in sorted(names):
@@ -36,7 +36,7 @@ def read_feeds(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def with_feeds(specs: Specs, files: Mapping[str, bytes]) -> Specs:
-    """The specs with the items of their feeds."""
+    """The specs with their feeds' items."""
     feeds: dict[str, FeedItems] = {}
     for selection in specs.selections.values():
         entry = selection.offers
@@ -53,7 +53,7 @@ def with_feeds(specs: Specs, files: Mapping[str, bytes]) -> Specs:
 
 
 def feed_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """Yield what keeps an entry of a tag or a feed from being served."""
+    """Yield the problems that prevent the offers of a tag or a feed from being served."""
     owners: dict[str, str] = dict.fromkeys(specs.offers, "offers/")
     for selection in specs.selections.values():
         if isinstance(selection.offers, OffersSpec):
@@ -68,7 +68,7 @@ def feed_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def find_bad_rows(specs: Specs) -> Iterator[Problem]:
-    """Yield the first wrong rows of each feed, and the number of the others."""
+    """Yield the first wrong rows of each feed, and the number of further ones."""
     for selection in specs.selections.values():
         entry = selection.offers
         items = specs.feeds.get(feed_name(entry)) if isinstance(entry, OffersSpec) else None
@@ -83,7 +83,7 @@ def find_bad_rows(specs: Specs) -> Iterator[Problem]:
 def _check_entry(
     specs: Specs, selection: SelectionSpec, entry: OffersSpec, known: DefinedNames
 ) -> Iterator[FieldProblem]:
-    """Yield the problems of one entry: what is missing, what does not belong there, and a feed that cannot be read."""
+    """Yield the problems of one entry: missing keys, keys that do not belong there, an unreadable feed."""
     given = [name for name in NOT_OF_TAGS if getattr(entry, name) not in (None, [], {})]
     if entry.feed is None:
         if entry.tagged is None:

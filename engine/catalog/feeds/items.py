@@ -1,4 +1,4 @@
-"""The rows of a feed -> offers: each row is checked alone, and one that is wrong is named and left out.
+"""Turns the rows of a feed into offers; each row is checked alone, and a wrong one is reported and left out.
 
 An item has the gates of the feed's entry: purpose, audience, dates, caps, suppression and stock. `{column}` in a text
 of the rendering, the audience or the stock is what the row has there.
@@ -30,7 +30,7 @@ FillRow = Callable[[FeedRow], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedItems:
-    """The offers of a feed by their keys; `problems` name the first wrong rows, `bad` counts all."""
+    """A feed's offers by key; `problems` name the first wrong rows, `bad` counts all of them."""
 
     offers: Mapping[str, OfferSpec] = field(default_factory=dict)
     bad: int = 0
@@ -40,7 +40,7 @@ class FeedItems:
 
 
 def feed_name(spec: OffersSpec) -> str:
-    """The name by which the items of one entry differ from those of another: the whole entry as JSON."""
+    """The name that distinguishes the items of two entries: the whole entry as JSON."""
     return msgspec.json.encode(spec).decode()
 
 
@@ -76,7 +76,7 @@ def expand_feed(entry: str, data: bytes) -> FeedItems:
 
 
 def _checked(spec: OffersSpec, data: bytes, needed: set[str]) -> Iterator[FeedRow | BadRow]:
-    """The rows, after the columns of the first ones were compared with those that the entry names."""
+    """The rows, after comparing the first rows' columns with those that the entry names."""
     rows = read_rows(spec.feed or "", data)
     first = [row for _, row in zip(range(_LOOKED_AT), rows, strict=False)]
     known = {name for row in first if not isinstance(row, BadRow) for name in row}
@@ -87,7 +87,7 @@ def _checked(spec: OffersSpec, data: bytes, needed: set[str]) -> Iterator[FeedRo
 
 
 class _ItemMaker:
-    """Makes offers of rows by one entry."""
+    """Makes offers from rows by one entry."""
 
     def __init__(self, spec: OffersSpec) -> None:
         self.columns: set[str] = set()
@@ -112,7 +112,7 @@ class _ItemMaker:
         )
 
     def offer(self, row: FeedRow) -> OfferSpec:
-        """The offer of a row.
+        """The offer made from a row.
 
         Raises:
             BadRow: if it cannot be one.
@@ -145,7 +145,7 @@ class _ItemMaker:
         return column
 
     def _fill(self, template: object) -> FillRow:
-        """The function that replaces `{column}` at any depth; what has none is shared by all items."""
+        """The function that replaces `{column}` at any depth; a value without columns is shared by all items."""
         if isinstance(template, str):
             return self._fill_text(template)
         if isinstance(template, Mapping):
@@ -175,7 +175,7 @@ def _cell(row: FeedRow, column: str) -> object:
 
 
 def _typed(value: object) -> object:
-    """A cell of a CSV as a number or a boolean, where it is written as one; any other value as it is."""
+    """A CSV cell as a number or boolean if it has that form; otherwise unchanged."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value) if "." in value else int(value)
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
@@ -198,14 +198,14 @@ def _scalar(row: FeedRow, column: str) -> str | float | bool:
 
 
 def _tags(value: object) -> list[str]:
-    """The tags of a cell: a list, or a text with `|` or `,` between them; what a key may not have becomes `_`."""
+    """The tags in a cell: a list, or a text separated by `|` or `,`; characters not allowed in a key become `_`."""
     parts = value if isinstance(value, list) else re.split(r"[|,]", "" if value is None else _plain_text(value))
     tags = (re.sub(r"[^A-Za-z0-9_-]+", "_", str(part).strip()).strip("_")[:64] for part in parts)
     return list(dict.fromkeys(tag for tag in tags if tag))
 
 
 def _plain_text(value: object) -> str:
-    """A value within a text; `12.0` of a table is `12`."""
+    """A value as part of a text; a table's `12.0` becomes `12`."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if value is None else str(value)

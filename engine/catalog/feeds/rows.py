@@ -17,15 +17,15 @@ FeedRow = Mapping[str, object]
 
 
 class FeedUnreadable(Exception):
-    """A feed cannot be read at all; the text says why, and what to do."""
+    """The error of a feed that cannot be read at all; the text has the reason and the remedy."""
 
 
 class BadRow(Exception):
-    """One row cannot be an offer; the text says why, and what to do."""
+    """The error of one row that cannot be an offer; the text has the reason and the remedy."""
 
 
 def read_rows(name: str, data: bytes) -> Iterator[FeedRow | BadRow]:
-    """Yield the rows of a file's bytes, one that cannot be read as its error.
+    """Yield the rows of a file's bytes; an unreadable row as its error.
 
     Raises:
         FeedUnreadable: if none can.

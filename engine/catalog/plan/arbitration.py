@@ -1,4 +1,4 @@
-"""The factors of `arbitration`, compiled: what multiplies to the probabilities of a policy."""
+"""The compiled factors of `arbitration`, which multiply a policy's probabilities."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from engine.catalog.plan.offer_index import Bits
 
 @dataclass(frozen=True, slots=True)
 class ContextWeight:
-    """Where `matches` holds, the probabilities of the arms in `bits` are multiplied by `weight`."""
+    """If `matches` is true, the probabilities of the arms in `bits` are multiplied by `weight`."""
 
     matches: Predicate | None
     bits: Bits
@@ -19,7 +19,7 @@ class ContextWeight:
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """The factors on the policy's probabilities: float64 (arms,) values and levers, None where all are equal."""
+    """The factors on a policy's probabilities: values and levers, float64 (arms,), None if all are equal."""
 
     policy: bool
     weights: tuple[ContextWeight, ...]

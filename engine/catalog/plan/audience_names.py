@@ -1,4 +1,4 @@
-"""Names that decide who a customer is to the plan: those that its conditions, dates and caps read."""
+"""Finds the names that decide a customer's treatment: those that the plan's conditions, dates and caps read."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -43,7 +43,7 @@ def read_names(
 
 
 def experiment_names(specs: Specs, key: str) -> frozenset[str]:
-    """The traits, as dotted paths, that decide who has a variant of an experiment or a flag.
+    """The traits, as dotted paths, that decide who gets a variant of an experiment or a flag.
 
     They are those of its conditions and units, of the experiments that it needs, and the units of its holdouts.
     """
@@ -66,7 +66,7 @@ def experiment_names(specs: Specs, key: str) -> frozenset[str]:
 
 
 def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the mappings in a specification, at any depth; a payload and a value are the shop's own."""
+    """Yield the mappings in a specification, at any depth, except payloads and values, which the shop defines."""
     if isinstance(value, Mapping):
         yield value
         for key, part in value.items():

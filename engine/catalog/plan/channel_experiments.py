@@ -1,4 +1,4 @@
-"""Experiments -> the experiments of a channel, indexed by bits so that a decision skips those that cannot apply."""
+"""Indexes a channel's experiments by bits, so that a decision skips those that cannot apply."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from engine.catalog.spec.units import Unit
 def index_experiments(
     experiments: Sequence[Experiment], audiences: Mapping[str, Mapping[str, object]]
 ) -> ChannelExperiments:
-    """The index of a channel's experiments, in their order.
+    """The index of a channel's experiments, in plan order.
 
     Args:
         experiments: the experiments that may run on the channel.
@@ -33,7 +33,7 @@ def index_experiments(
 
 
 def _as_indexed(experiment: Experiment, audience: Mapping[str, object]) -> IndexedOffer:
-    """The experiment as the index takes offers: only its audience may exclude it."""
+    """The experiment in the form of an indexed offer: only its audience can exclude it."""
     return IndexedOffer(
         key=experiment.key,
         start=0.0,
@@ -44,12 +44,12 @@ def _as_indexed(experiment: Experiment, audience: Mapping[str, object]) -> Index
 
 
 def _bypasses_audience(experiment: Experiment) -> bool:
-    """Whether someone outside the audience or the layer's range may have a variant: forced or sticky customers."""
+    """Whether customers outside the audience or layer range may have a variant, if forced or sticky."""
     return bool(experiment.forced) or experiment.spec.sticky
 
 
 def _compile_slots(layer: Layer, unit: Unit, members: Sequence[tuple[int, Experiment]]) -> LayerSlots:
-    """Cut the layer at every edge of a range; each part lists the experiments whose range covers it."""
+    """Cuts the layer at every edge of a range; each slot lists the experiments that cover it."""
     edges = sorted({edge for _, experiment in members for edge in (experiment.low, experiment.high)})
     inside = [0] * (len(edges) + 1)
     every = 0

@@ -1,4 +1,4 @@
-"""Checked specs -> Plan: conditions become closures, seeds hashes, and what a decision looks up tables."""
+"""Compiles checked specs to a Plan: conditions to closures, seeds to hashes, and look-ups to tables."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -62,20 +62,20 @@ from engine.vocabulary import names_of_same_event
 
 
 def compile_plan(specs: Specs) -> Plan:
-    """The plan of specs in which `load_specs` found no problem, with the plans that its holdouts keep."""
+    """The plan of specs without problems by `load_specs`, with the plans that its holdouts keep."""
     today = with_kept_reads(specs)
     return _compile_with_kept(today, today, every_counter(today, today))
 
 
 def _compile_with_kept(specs: Specs, today: Specs, watched: Mapping[str, int]) -> Plan:
-    """The plan joined with those that it keeps, which have the limits of `today`; all count the same events."""
+    """The plan joined with its kept plans under the limits of `today`; all count the same events."""
     plan = _compile(specs, watched)
     kept = {key: _compile_with_kept(one, today, watched) for key, one in limited_plans(specs, today).items()}
     return join_kept(plan, kept) if kept else plan
 
 
 def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
-    """The plan of a folder alone."""
+    """The plan of one folder, without kept plans."""
     offers = compile_offers(specs, watched)
     selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
     experiments = _compile_experiments(specs, offers)
@@ -137,7 +137,7 @@ def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
 
 
 def _compile_rules(specs: Specs) -> ProfileRules:
-    """The rules of `identities.yaml`, with its spans in seconds and the usual limits where it has none.
+    """The rules of `identities.yaml`, with spans in seconds and default limits.
 
     The rules of money are those of `metrics.yaml`, the traits those of `traits.yaml`.
     """
@@ -172,7 +172,7 @@ def _compile_rules(specs: Specs) -> ProfileRules:
 
 
 def _measured_properties(metrics: Iterable[MetricSpec]) -> dict[str, frozenset[str]]:
-    """By event, the properties that metrics read as numbers, but those that the engine checks itself."""
+    """The properties that metrics read as numbers, by event, except those that the engine checks itself."""
     found: dict[str, set[str]] = {}
     for metric in metrics:
         read = [*((event, metric.value) for event in metric.events), (metric.denominator, metric.denominator_value)]
@@ -194,12 +194,12 @@ def _index_channel(specs: Specs, experiments: Iterable[Experiment], channel: str
 
 
 def _at_placement(experiments: Iterable[Experiment], channel: str, placement: str) -> tuple[Experiment, ...]:
-    """The channel's experiments on a placement, in the order of the plan."""
+    """The channel's experiments on a placement, in plan order."""
     return tuple(one for one in experiments if one.spec.placement == placement and _runs_on(one, channel))
 
 
 def _compile_experiments(specs: Specs, offers: Mapping[str, Offer]) -> dict[str, Experiment]:
-    """Every experiment but the drafts, which are never decided."""
+    """All experiments except drafts, which are never decided."""
     layers = {layer.key: _compile_layer(layer) for layer in specs.layers.layers}
     holdouts = [(spec, _compile_holdout(spec)) for spec in specs.layers.holdouts]
     return {
@@ -232,7 +232,7 @@ def _compile_experiment(
     layers: Mapping[str, Layer],
     holdouts: list[tuple[HoldoutSpec, Holdout]],
 ) -> Experiment:
-    """One experiment with its layer and holdouts."""
+    """One experiment, with its layer and holdouts."""
     low, high = specs.layer_range(spec)
     is_shipped = spec.status == "shipped" and spec.ship is not None
     indices = {variant.key: index for index, variant in enumerate(spec.variants)}
@@ -293,7 +293,7 @@ def _compile_rule(experiment: Experiment, indices: Mapping[str, int]) -> Rule:
 
 
 def _compile_requirement(specs: Specs, need: Prerequisite) -> Requirement:
-    """One prerequisite; a required value is that of some variants."""
+    """One prerequisite; a required value stands for the variants that have it."""
     other = specs.experiments[need.experiment]
     variants = need.variants
     if need.value is not UNSET:
@@ -332,12 +332,12 @@ def _growthbook_hash(seed: str, version: int) -> Callable[[str], float]:
 
 
 def _hash_version_1(seed: str, unit: str) -> float:
-    """The first hash version, as a function of seed and unit."""
+    """GrowthBook's first hash version, as a function of seed and unit."""
     return bucket(seed, unit, 1)
 
 
 def _compile_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
-    """The variants' ranges from each time on, the first from 0; a variant's own ranges ignore coverage and ramp."""
+    """The variants' ranges from each time on, the first from 0; explicit ranges ignore coverage and ramp."""
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if own:
         return ((0.0, tuple(own)),)
@@ -353,7 +353,7 @@ def _compile_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
 
 
 def _compile_held_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
-    """The coverage of each step of a ramp that holds itself, with the variants' ranges; none of another ramp."""
+    """The coverage and ranges of each step of a guarded ramp; empty for another ramp."""
     if not isinstance(spec.ramp, HeldRamp):
         return ()
     return tuple((share, _compile_steps(replace(spec, ramp=[], coverage=share))[0][1]) for share in spec.ramp.steps)

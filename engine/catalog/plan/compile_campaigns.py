@@ -1,4 +1,4 @@
-"""Checked campaigns -> compiled ones: each arm, a channel at an hour or silence, is an offer of the campaign's choice.
+"""Compiles campaigns: each arm, a channel at an hour or silence, becomes an offer of the campaign's selection.
 
 So the policy, its propensities, the log, the learner, `explain` and the reports treat a campaign as a placement.
 """
@@ -22,7 +22,7 @@ _UNLIMITED = Limits(
 
 
 def compile_campaign(specs: Specs, key: str) -> Campaign:
-    """One campaign with its arms; silence is the last."""
+    """One campaign with its arms; silence is the last arm."""
     spec = specs.campaigns[key]
     arms = tuple(_list_arms(spec))
     offers = (*(_compile_arm(specs, spec, arm) for arm in arms), _compile_silence())
@@ -64,7 +64,7 @@ def compile_capacities(specs: Specs) -> dict[str, tuple[int, float]]:
 
 
 def _list_arms(spec: CampaignSpec) -> Iterator[CampaignArm]:
-    """Yield the arms, the channels in their order and for each the hours; an hour lasts until the next."""
+    """Yield the arms by channel and hour, in order; an hour lasts until the next."""
     times = [int(text[:2]) * 60 + int(text[3:]) for text in spec.schedule.at]
     for reach in spec.channels:
         for text, begin, end in zip(spec.schedule.at, times, (*times[1:], 24 * 60), strict=True):
@@ -78,7 +78,7 @@ def _list_arms(spec: CampaignSpec) -> Iterator[CampaignArm]:
 
 
 def _compile_arm(specs: Specs, spec: CampaignSpec, arm: CampaignArm) -> Offer:
-    """An arm as an offer; its audience is that of the campaign and of the channel."""
+    """An arm as an offer; its audience combines the campaign's and the channel's."""
     when = next(reach.when for reach in spec.channels if reach.channel == arm.channel)
     conditions = [expand_segments(part, specs.segments) for part in (spec.audience, when) if part]
     audience: dict[str, object] = {"$and": conditions} if conditions else {}

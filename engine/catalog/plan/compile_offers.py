@@ -1,4 +1,4 @@
-"""Checked specs -> compiled offers, the selections of placements, and the moments that precede them."""
+"""Compiles checked specs to offers, the selections of placements, and the moments that precede them."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ SPARED = "spared"
 
 
 def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
-    """The offers of the folder and the items of its feeds, with their audiences and limits.
+    """The offers of the folder and of its feeds, with audiences and limits.
 
     Args:
         specs: the shop's specs.
@@ -61,13 +61,13 @@ def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
 
 
 def _compile_languages(spec: OfferSpec) -> dict[str, Mapping[str, Rendering]]:
-    """The renderings by language, by channel, where a channel's one rendering is by language."""
+    """The renderings by language, for each channel whose single rendering is by language."""
     plain = {channel: one for channel, one in spec.renderings.items() if not isinstance(one, list)}
     return {channel: spoken for channel, one in plain.items() if (spoken := split_languages(one))}
 
 
 def _expanded(specs: Specs) -> Iterator[OfferSpec]:
-    """Yield every offer with the segments in its audience expanded, as those of feeds are already."""
+    """Yield every offer with its audience's segments expanded, as feeds have them already."""
     for spec in specs.offers.values():
         yield replace(spec, audience=expand_segments(spec.audience, specs.segments))
     for items in specs.feeds.values():
@@ -75,14 +75,14 @@ def _expanded(specs: Specs) -> Iterator[OfferSpec]:
 
 
 def compile_selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Selection:
-    """The choice of the offers of one placement."""
+    """The selection of one placement."""
     return _compile_choice(specs, specs.selections[key], None, key, offers)
 
 
 def compile_variant_selection(
     specs: Specs, spec: ExperimentSpec, variant: VariantSpec, offers: Mapping[str, Offer]
 ) -> Selection | None:
-    """The choice of a variant that has a policy or offers of its own; None where it has neither."""
+    """The selection of a variant with its own policy or offers; None if it has neither."""
     if spec.placement is None or (variant.policy is None and variant.offers is None):
         return None
     base = next(selection for selection in specs.selections.values() if selection.placement == spec.placement)
@@ -92,7 +92,7 @@ def compile_variant_selection(
 def _compile_choice(
     specs: Specs, spec: SelectionSpec, override: VariantSpec | None, key: str, offers: Mapping[str, Offer]
 ) -> Selection:
-    """The selection of a placement, with the policy and the offers of `override` in place of its own."""
+    """The selection of a placement, with the policy and offers of `override` instead of its own."""
     policy, named = spec.policy, spec.offers
     if override is not None:
         policy = override.policy or policy
@@ -131,7 +131,7 @@ def _compile_choice(
 
 
 def _compile_creatives(specs: Specs, policy: PolicySpec, selection: Selection) -> Selection | None:
-    """The choice of the creatives of a selection's offers; None where no offer has any."""
+    """The selection of a placement's creatives; None if no offer has creatives."""
     arms = {
         creative_arm(offer.key, key): spec
         for offer in selection.offers
@@ -161,14 +161,14 @@ def _compile_creatives(specs: Specs, policy: PolicySpec, selection: Selection) -
 
 
 def list_length(specs: Specs, spec: SelectionSpec) -> int:
-    """The number of offers that a selection shows: its own `count`, else that of its placement."""
+    """The number of offers that a selection shows: its own `count`, or else its placement's."""
     if spec.count is not None:
         return spec.count
     return next((place.count for place in specs.channels.placements if place.key == spec.placement), 1)
 
 
 def silencing_condition(specs: Specs) -> Mapping[str, object]:
-    """The condition of the shop's `suppress`; empty without one."""
+    """The condition of the shop's `suppress`; empty without `suppress`."""
     silence = specs.channels.suppress
     if silence is None:
         return {}
@@ -178,7 +178,7 @@ def silencing_condition(specs: Specs) -> Mapping[str, object]:
 
 
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:
-    """The moments of truth of a placement on a channel, in the order of the file."""
+    """The moments of truth of a placement on a channel, in file order."""
     return tuple(
         _compile_moment(specs, spec, [offers[key] for key in spec.offers])
         for spec in specs.moments.values()
@@ -187,17 +187,17 @@ def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, pla
 
 
 def compile_audience(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
-    """The predicate of a condition with its segments expanded; None for the empty one, which matches everyone."""
+    """The predicate of a condition with segments expanded; None for the empty one, which matches everyone."""
     return compile_condition(expand_segments(condition, specs.segments)) if condition else None
 
 
 def to_timestamp(time: datetime | None, default: float) -> float:
-    """Seconds since 1970, or `default` where no time is given."""
+    """The time in seconds since 1970, or `default` for a missing one."""
     return default if time is None else time.timestamp()
 
 
 def index_offers(offers: Iterable[Offer]) -> OfferIndex:
-    """The index of offers, in their order."""
+    """The index of offers, in the given order."""
     return build_offer_index(
         [
             IndexedOffer(
@@ -213,7 +213,7 @@ def index_offers(offers: Iterable[Offer]) -> OfferIndex:
 
 
 def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
-    """The names of an offer that gates look up, by the kind under which `OfferIndex.named` returns them."""
+    """The names of an offer that gates look up, by the kind of name for `OfferIndex.named`."""
     purpose = offer.spec.purpose
     return {
         "channel": offer.spec.renderings,
@@ -228,7 +228,7 @@ def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
 
 
 def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Moment:
-    """One moment of truth with its offers, which keep their order of precedence."""
+    """One moment of truth with its offers in order of precedence."""
     return Moment(
         key=spec.key,
         spec=spec,
@@ -247,7 +247,7 @@ def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Mome
 
 
 def _compile_arbitration(specs: Specs, spec: SelectionSpec, offers: list[Offer]) -> Arbitration | None:
-    """The factors of `arbitration` that can change a probability; None where no factor can."""
+    """The `arbitration` factors that can change a probability; None if there are none."""
     factors = spec.arbitration
     weights = tuple(
         ContextWeight(

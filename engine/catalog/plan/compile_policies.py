@@ -1,4 +1,4 @@
-"""Checked policy specs -> the features that a policy reads of customers and offers, and its prior."""
+"""Compiles policy specs to the features that a policy reads, and to its prior."""
 
 from collections.abc import Iterator, Mapping
 
@@ -42,7 +42,7 @@ def weighed_traits(specs: Specs, spec: SelectionSpec) -> frozenset[str]:
 
 
 def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
-    """The policy over these arms, each with its offer or creative, before any observation."""
+    """The policy over these arms (offers or creatives), before any observation."""
     parameters: dict[str, Parameter] = {"floor": policy.floor, "discount": policy.discount}
     if features.pool:
         parameters["pool"] = features.pool
@@ -52,7 +52,7 @@ def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, O
 
 
 def offer_traits(policy: PolicySpec, offers: Mapping[str, OfferSpec]) -> dict[str, tuple[float, ...]]:
-    """The attributes of the offer of each arm as numbers; the first is 1, for what all offers have in common."""
+    """The attributes of each arm's offer as numbers; the first is 1, for what all offers share."""
     features = Featurizer(policy.attributes)
     return {
         arm: tuple(features.vector(features.read(offer_attributes(offer))).tolist()) for arm, offer in offers.items()
@@ -60,7 +60,7 @@ def offer_traits(policy: PolicySpec, offers: Mapping[str, OfferSpec]) -> dict[st
 
 
 def offer_attributes(offer: OfferSpec) -> dict[str, object]:
-    """The attributes of an offer that a policy may read: its own, its value, and true for each of its tags."""
+    """The attributes of an offer that a policy may read: its own, its value, and true for each tag."""
     return {"value": offer.value, **offer.attributes, "tags": dict.fromkeys(offer.tags, True)}
 
 
@@ -75,7 +75,7 @@ def _compile_group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> P
 
 
 def _policies_at(specs: Specs, placement: str) -> Iterator[PolicySpec]:
-    """Yield the placement's own policy and those of experiments' variants there, drafts excluded."""
+    """Yield the placement's policy and those of experiments' variants there, except drafts."""
     own = [spec for spec in specs.selections.values() if spec.placement == placement]
     yield from (policy for spec in own for policy in (spec.policy, spec.creatives) if policy is not None)
     for experiment in specs.experiments.values():

@@ -1,4 +1,4 @@
-"""Checked `traits.yaml` and triggers with a filter -> the rules by which profiles compute them."""
+"""Compiles `traits.yaml`, and triggers with a filter, to the rules by which profiles compute them."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ DEFAULT_PER = "1d"
 
 
 def compile_traits(specs: Specs) -> TraitRules:
-    """The traits of the shop, and one without a name for each trigger that reads its event's properties."""
+    """The shop's traits, and an unnamed trait for each trigger that reads its event's properties."""
     named = [_compile_trait(specs, name, spec) for name, spec in specs.traits.traits.items()]
     found = {rule.digest: rule for rule in _compile_triggers(specs)}
     stages = specs.grouping.stages
@@ -32,7 +32,7 @@ def compile_traits(specs: Specs) -> TraitRules:
 
 
 def compile_trigger(specs: Specs, trigger: TriggerSpec) -> TraitRule | None:
-    """The rule that finds when the event of a trigger with a filter last was; None for any other trigger."""
+    """The rule that finds the last event of a filtered trigger; None for any other trigger."""
     if trigger.event is None or not trigger.filter:
         return None
     condition = expand_segments(trigger.filter, specs.segments)
@@ -46,12 +46,12 @@ def compile_trigger(specs: Specs, trigger: TriggerSpec) -> TraitRule | None:
 
 
 def begins(trigger: TriggerSpec) -> frozenset[str]:
-    """Every name of the event that begins a moment; none where a date or a condition does."""
+    """All names of the event that begins a moment; empty if a date or a condition begins it."""
     return frozenset() if trigger.event is None else names_of_same_event(trigger.event)
 
 
 def cancels(trigger: TriggerSpec) -> frozenset[str]:
-    """Every name of the events after which a moment does not begin."""
+    """All names of the events that prevent a moment."""
     return frozenset(name for event in trigger.unless for name in names_of_same_event(event))
 
 
@@ -63,7 +63,7 @@ def _compile_triggers(specs: Specs) -> Iterator[TraitRule]:
 
 
 def _compile_trait(specs: Specs, name: str, spec: TraitSpec) -> TraitRule:
-    """One trait. Its digest has what decides its series: the window but not `per`, nor its name or title."""
+    """One trait. Its digest covers what decides its series: the window but not `per`, nor its name or title."""
     (aggregate, event), *_ = spec.aggregates()
     condition = expand_segments(spec.filter, specs.segments)
     window = seconds(spec.window) if spec.window else 0.0

@@ -21,7 +21,7 @@ CREATIVES = "#creatives"
 
 @dataclass(frozen=True, slots=True)
 class Creative:
-    """One creative: what the storefront receives, or its `languages` by their tags where it is by language."""
+    """One creative: the fields that the storefront receives, or its `languages` by tag if it is by language."""
 
     key: str
     rendering: Rendering
@@ -29,7 +29,7 @@ class Creative:
 
 
 class DrawnCreative(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The creative of an offer; `propensity` is its probability given the offer, `policy` None where none is learnt."""
+    """An offer's drawn creative; `propensity` is its probability given the offer, `policy` None if none learns."""
 
     key: str
     propensity: float
@@ -42,18 +42,18 @@ NO_CREATIVES: Mapping[str, tuple[Creative, ...]] = {}
 
 
 def compile_creatives(renderings: Renderings) -> Mapping[str, tuple[Creative, ...]]:
-    """The creatives of each channel that has a list of them."""
+    """The creatives of each channel that has several."""
     found = {channel: tuple(map(_compile, one)) for channel, one in renderings.items() if isinstance(one, list)}
     return found or NO_CREATIVES
 
 
 def creative_arm(offer: str, creative: str) -> str:
-    """The name of a creative among the arms of a placement's creatives; keys contain no slash."""
+    """The arm of a creative in its placement's policy of creatives; keys contain no slash."""
     return f"{offer}/{creative}"
 
 
 def creatives_of(offer: OfferSpec) -> dict[str, OfferSpec]:
-    """The creatives of an offer on any channel by their keys, each as an offer with its attributes as well."""
+    """An offer's creatives on all channels by key, each as an offer with the attributes of both."""
     attributes: dict[str, dict[str, str | float | bool]] = {}
     for one in offer.renderings.values():
         for each in one if isinstance(one, list) else ():
@@ -68,7 +68,7 @@ def creatives_of(offer: OfferSpec) -> dict[str, OfferSpec]:
 
 
 def each_rendering(renderings: Renderings) -> Iterator[tuple[str, str, Rendering]]:
-    """Yield what customers may see of an offer, by creative and language: its path, its language if any, and itself."""
+    """Yield the path, language (if any) and fields of everything that customers may see of an offer."""
     for channel, one in renderings.items():
         listed = (
             [(channel, one)] if not isinstance(one, list) else [(f"{channel}[{at}]", own) for at, own in enumerate(one)]
@@ -82,7 +82,7 @@ def each_rendering(renderings: Renderings) -> Iterator[tuple[str, str, Rendering
 
 
 def shown_of(creative: Rendering) -> Rendering:
-    """A creative without what is the engine's."""
+    """A creative's fields without those that only the engine reads."""
     return {name: value for name, value in creative.items() if name not in OWN_OF_CREATIVE}
 
 

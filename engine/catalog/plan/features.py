@@ -1,4 +1,4 @@
-"""The features of a policy: traits of customer and request as a vector, laid out alike in decisions and learning."""
+"""The features of a policy: traits of customer and request as a vector, with one layout for decisions and learning."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -38,7 +38,7 @@ class PoolGroup(NamedTuple):
 
 
 class Featurizer:
-    """Reads features from attributes and lays them out as a float64 (dim,) vector that starts with 1.
+    """Reads features from attributes, and lays them out as a float64 (dim,) vector that starts with 1.
 
     `read` returns the values as they were used, which the log stores; `vector` computes the same vector from the log.
     With groups the last number of the vector is the index of the combination of their values, -1 where a value is not
@@ -71,7 +71,7 @@ class Featurizer:
         return math.prod(len(group.values) for group in self.groups) if self.groups else 0
 
     def read(self, attributes: Mapping[str, object]) -> Context:
-        """The value of each feature's trait and of each group; None where the customer has none or it is no scalar."""
+        """The value of each feature's trait and of each group; None if it is missing or not a scalar."""
         context: Context = {name: matches(attributes) for name, matches in self._segments}
         for name, first, rest in self._paths:
             value = attributes.get(first)
@@ -96,7 +96,7 @@ class Featurizer:
         return out
 
     def _group_index(self, context: Mapping[str, Value]) -> float:
-        """The index of the combination of group values, the last group fastest; -1 where a value is not listed."""
+        """The index of the combination of group values, the last group fastest; -1 for an unlisted value."""
         index = 0
         for group in self.groups:
             value = context.get(group.name)
@@ -107,13 +107,13 @@ class Featurizer:
 
 
 def _split_path(name: str) -> tuple[str, tuple[str, ...]]:
-    """`a.b.c` as its first step and the others."""
+    """`a.b.c` as its first step and the rest."""
     first, *rest = name.split(".")
     return first, tuple(rest)
 
 
 def _names(spec: FeatureSpec) -> list[str]:
-    """The names of the places that the feature takes in the vector."""
+    """The names of the vector places that the feature fills."""
     if spec.one_of is not None:
         return [f"{spec.trait}={value}" for value in spec.one_of]
     if spec.trait in PERIODS and spec.range is None:
@@ -122,7 +122,7 @@ def _names(spec: FeatureSpec) -> list[str]:
 
 
 def _filler(spec: FeatureSpec) -> Filler:
-    """The function that appends the feature's numbers to a vector; which kind is decided here, once per plan."""
+    """The function that appends the feature's numbers to a vector; its kind is chosen once per plan."""
     if spec.one_of is not None:
         return _fill_one_of(spec.one_of)
     if spec.range is not None:
@@ -176,7 +176,7 @@ def _fill_cyclic(period: float) -> Filler:
 
 
 def _fill_plain(out: list[float], value: Value) -> None:
-    """The number itself, clipped so that one extreme value does not dominate a model."""
+    """The number itself, clipped so that an extreme value does not dominate a model."""
     out.append(min(max(_as_number(value), -MOST), MOST) if _is_number(value) else 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Languages of renderings: which mapping is one by language, and which of them a customer gets.
+"""Languages of renderings: recognizes mappings by language, and chooses a customer's language.
 
 `{web: {de: …, en: …}}` is by language where every key is a language tag (ISO 639-1, with an optional region as in
 `de-AT`) and every value a mapping. The lookup is that of RFC 4647, section 3.4: `de-AT` is served by `de`.
@@ -30,7 +30,7 @@ def is_language(name: object) -> bool:
 
 
 def split_languages(rendering: Rendering) -> dict[str, Rendering]:
-    """The renderings by language, under their tags as written; empty where the rendering is one for all."""
+    """The renderings by language, under their tags as written; empty if one rendering serves all."""
     if not rendering or not all(is_language(key) for key in rendering):
         return {}
     spoken = {key: value for key, value in rendering.items() if isinstance(value, Mapping)}
@@ -38,14 +38,14 @@ def split_languages(rendering: Rendering) -> dict[str, Rendering]:
 
 
 def preferred_languages(attributes: Mapping[str, object]) -> list[str]:
-    """The languages that a customer prefers, the first one most; a list, or a text such as `de-AT,en;q=0.8`."""
+    """The customer's preferred languages, best first, from a list or a text such as `de-AT,en;q=0.8`."""
     value = next((found for name in LANGUAGE_TRAITS if (found := attributes.get(name))), None)
     parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
     return [part.partition(";")[0].strip() for part in parts if isinstance(part, str)]
 
 
 def choose_language(spoken: Sequence[str], wanted: Sequence[str], default: str | None) -> str:
-    """The tag of `spoken` to use: the first wanted one that is spoken, else the shop's default, else the first.
+    """The tag of `spoken` to use: the first preferred one, else the shop's default, else the first.
 
     >>> choose_language(["de", "en"], ["fr", "de-AT"], "en")
     'de'

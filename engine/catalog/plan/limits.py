@@ -45,7 +45,7 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one offer. By channel, `caps` are checked before a showing, `exposed` are the counters it adds to.
+    """The limits of one offer. By channel, `caps` are checked before showing it, and `exposed` counters count it.
 
     `names` are the scopes to which the offer belongs, its own first; `feedback_events` are the events after an exposure
     that change one of its counters, its stock or its budget.
@@ -80,7 +80,7 @@ class Limits:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The names of the stock and the budget that must not be empty; the stock of one place stands under `shelf`."""
+        """The names of the stock and the budget that must not be empty; a place's stock is named by `shelf`."""
         stock = () if self.stock is None or self.hand_over is not None else (f"stock:{self.stock.sku}",)
         key = self.names[0].removeprefix("offer:") if self.names else ""
         budget = () if self.budget is None else (f"budget:{key}",)
@@ -88,11 +88,11 @@ class Limits:
 
     @property
     def shelf_sku(self) -> str | None:
-        """The SKU that each place has a stock of; None where its stock has no place."""
+        """The SKU of a stock by place; None for any other stock."""
         return None if self.stock is None or self.hand_over is None else self.stock.sku
 
     def places_with_stock(self, vicinity: Vicinity, pools: Mapping[str, float]) -> list[NearPlace]:
-        """The places that can hand the item over, the nearest first: none that `pools` says is short of it."""
+        """The places that can hand the item over, the nearest first, without those that `pools` shows as short."""
         if self.hand_over is None or self.stock is None:
             return []
         sku, least = self.stock.sku, max(1, self.stock.at_least)
@@ -100,7 +100,7 @@ class Limits:
         return [near for near in reached if pools.get(f"shelf:{shelf_name(near.place.key, sku)}", least) >= least]
 
     def is_enough(self, pool: str, left: float, channel: str) -> bool:
-        """Whether `left` of a stock, budget or pool of codes suffices to show the offer one more time on a channel."""
+        """Whether `left` of a stock, budget or pool of codes suffices to show the offer once more on a channel."""
         if pool.startswith("coupon:"):
             return left >= 1
         if pool.startswith("stock:"):
@@ -108,7 +108,7 @@ class Limits:
         return self.budget is None or left >= self.budget.cost_on(channel)
 
     def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
-        """The watched counters that an event about the offer adds to, under any of the names that it has."""
+        """The watched counters that an event about the offer adds to, under any of the offer's names."""
         scopes = (*self.names, f"channel:{channel}", "*")
         named = (f"{name}|{scope}" for name in sorted(names_of_same_event(event)) for scope in scopes)
         counters = [counter for counter in named if counter in watched]
@@ -117,7 +117,7 @@ class Limits:
 
 
 def events_by_scope(watched: Iterable[str]) -> dict[str, frozenset[str]]:
-    """The events of watched counters by their scope; under `*` those of counters that any offer may add to."""
+    """The events of watched counters by scope; `*` has the counters that any offer may add to."""
     found: dict[str, set[str]] = {"*": set()}
     for counter in watched:
         event, _, scope = counter.partition("|")
@@ -141,7 +141,7 @@ def watched_counters(specs: Specs) -> dict[str, int]:
 
 
 def zoned_counters(specs: Specs) -> frozenset[str]:
-    """The counters compared in calendar windows of the customer's time zone; counting one also stores that zone."""
+    """The counters with calendar windows in the customer's time zone; counting one also stores that zone."""
     once = (moment for moment in specs.moments.values() if moment.once is not None and moment.once.per != "occurrence")
     return frozenset(cap.counter for cap in _every_cap(specs) if cap.calendar and cap.zone is None) | frozenset(
         f"{moment.once.event}|moment:{moment.key}" for moment in once if moment.once
@@ -161,7 +161,7 @@ def _every_cap(specs: Specs) -> Iterator[Cap]:
 def compile_limits(
     specs: Specs, offer: OfferSpec, watched: Collection[str], by_scope: Mapping[str, frozenset[str]]
 ) -> Limits:
-    """The limits of an offer: its own rules and those of its channels; `by_scope` is `events_by_scope(watched)`."""
+    """The limits of an offer, its own and its channels'; `by_scope` is `events_by_scope(watched)`."""
     names = (
         f"offer:{offer.key}",
         *(f"tag:{tag}" for tag in offer.tags),
@@ -204,7 +204,7 @@ def _exposure_counters(names: Iterable[str], channel: str, watched: Collection[s
 def _feedback_events(
     offer: OfferSpec, names: Collection[str], by_scope: Mapping[str, frozenset[str]]
 ) -> frozenset[str]:
-    """The events after an exposure that change a counter, the stock or the budget of the offer."""
+    """The events after an exposure that change one of the offer's counters, its stock or its budget."""
     counted = by_scope["*"].union(*(by_scope[name] for name in names if name in by_scope)) - {EXPOSURE}
     events = frozenset(name for event in counted for name in names_of_same_event(event))
     if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
@@ -217,13 +217,13 @@ def _feedback_events(
 
 
 def _list_caps(offer: OfferSpec, channel: ChannelSpec) -> Iterable[Cap]:
-    """Yield the offer's caps on a channel, then those of the channel itself."""
+    """Yield the offer's caps on a channel, then the channel's own."""
     yield from (_compile_cap(cap, _scope(cap, offer, channel.key)) for cap in offer.caps)
     yield from (_compile_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
 
 
 def _scope(cap: CapSpec, offer: OfferSpec | None, channel: str) -> str:
-    """The scope in the name of the cap's counter; `offer` is None for a cap of the channel."""
+    """The scope in a cap counter's name; `offer` is None for a channel's cap."""
     if cap.scope == "customer":
         return "*"
     if cap.scope == "tag":
@@ -244,7 +244,7 @@ def _compile_cap(cap: CapSpec, scope: str) -> Cap:
 
 
 def _suppression(offer: OfferSpec) -> Suppression | None:
-    """The suppression rule of an offer as counters; None where it has none."""
+    """The suppression rule of an offer as counters; None without a rule."""
     rule: SuppressSpec | None = offer.suppress
     if rule is None:
         return None

@@ -28,7 +28,7 @@ _NO_NAMES: Mapping[str, Bits] = {}
 
 
 class PlaceBits(Mapping[str, Bits]):
-    """The bits of names, made when they are asked for: of 100,000 offers each bit alone is an integer of 12 kB."""
+    """The bits of names, built on demand: with 100,000 offers each bit alone is an integer of 12 kB."""
 
     def __init__(self, places: Mapping[str, Sequence[int]]) -> None:
         several = sorted((name for name, at in places.items() if len(at) > 1), key=lambda name: -len(places[name]))
@@ -53,12 +53,12 @@ class PlaceBits(Mapping[str, Bits]):
 
 
 def _bits_by_name(places: Mapping[str, Sequence[int]], offers: int) -> Mapping[str, Bits]:
-    """The bits of each name among so many offers."""
+    """The bits of each name among this many offers."""
     return {name: _bits_of(at) for name, at in places.items()} if offers <= FEW_OFFERS else PlaceBits(places)
 
 
 def _bits_of(places: Iterable[int]) -> Bits:
-    """The bits at these places, in one step for each byte."""
+    """The bits at these places, set byte by byte."""
     at = tuple(places)
     found = bytearray((max(at, default=0) >> 3) + 1)
     for place in at:
@@ -81,7 +81,7 @@ class IndexedOffer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Terms on one trait that name texts: `needing` are the offers with a term, `having` those that accept a text."""
+    """Text terms on one trait: `needing` are the offers with a term, `having` those that accept a text."""
 
     path: tuple[str, ...]
     kind: TextKind
@@ -89,7 +89,7 @@ class Texts:
     having: Mapping[str, Bits]
 
     def failing(self, attributes: Mapping[str, object]) -> Bits:
-        """The offers whose term does not hold; coerces values as `compile_condition` does."""
+        """The offers whose term is false; coerces values as `compile_condition` does."""
         value = _read_path(attributes, self.path)
         having = self.having
         if isinstance(value, str):
@@ -106,7 +106,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Terms on one trait that compare it with a number.
+    """Numeric terms on one trait.
 
     For a value between `edges[i - 1]` and `edges[i]` the offers `below[i]` fail; for one equal to `edges[i]`, `at[i]`.
     """
@@ -118,7 +118,7 @@ class Bounds:
     needing: Bits
 
     def failing(self, attributes: Mapping[str, object]) -> Bits:
-        """The offers with a bound that the value breaks; a value that is not a number breaks all of them."""
+        """The offers with a bound that the value breaks; a value that is not a number breaks all bounds."""
         value = to_number(_read_path(attributes, self.path))
         if value != value:  # noqa: PLR0124 (NaN is the one number that is not itself)
             return self.needing
@@ -143,7 +143,7 @@ class OfferIndex:
     terms: tuple[tuple[Predicate, Bits], ...]
 
     def named(self, kind: str) -> Mapping[str, Bits]:
-        """By name, the offers that have this name of the kind; empty where no offer has one."""
+        """The offers by name, for one kind of name; empty if no offer has one."""
         return self.names.get(kind, _NO_NAMES)
 
     def within_dates(self, now: float) -> Bits:
@@ -186,7 +186,7 @@ def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
 
 
 def _index_names(offers: Sequence[IndexedOffer]) -> dict[str, Mapping[str, Bits]]:
-    """By kind and name, the offers that have the name."""
+    """The offers by kind of name and name."""
     index: dict[str, dict[str, list[int]]] = {}
     for place, offer in enumerate(offers):
         for kind, names in offer.names.items():
@@ -256,7 +256,7 @@ def _index_audiences(
 
 
 def _index_bounds(path: str, terms: Sequence[tuple[float, Bound, int]]) -> Bounds:
-    """Sweep the edges upwards and record which offers fail below the lowest edge, at each edge, and above it.
+    """Sweeps the edges upwards and records which offers fail below the lowest edge, at each edge, and above it.
 
     An offer with several bounds on the trait fails while any of them does, hence a count of broken bounds per offer.
     """
@@ -292,7 +292,7 @@ def _index_bounds(path: str, terms: Sequence[tuple[float, Bound, int]]) -> Bound
 
 
 def _parse_text_term(term: Mapping[str, object]) -> tuple[str, TextKind, list[str]] | None:
-    """The trait and the texts of a term that accepts only these; None for any other term."""
+    """The trait and texts of a term that accepts only these texts; None for any other term."""
     ((path, value),) = term.items()
     if path.startswith("$"):
         return None
@@ -308,7 +308,7 @@ def _parse_text_term(term: Mapping[str, object]) -> tuple[str, TextKind, list[st
 
 
 def _parse_bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
-    """The trait, operator and number of a term that compares the trait with a number; None for any other term."""
+    """The trait, operator and number of a numeric term; None for any other term."""
     ((path, value),) = term.items()
     if path.startswith("$") or not isinstance(value, Mapping) or len(value) != 1:
         return None
@@ -332,7 +332,7 @@ def set_places(bits: Bits) -> Iterator[int]:
 
 
 def _read_path(attributes: Mapping[str, object], path: tuple[str, ...]) -> object:
-    """The value at a dotted path, None where a part is missing."""
+    """The value at a dotted path; None if a part is missing."""
     value: object = attributes
     for name in path:
         if value is None:
@@ -395,6 +395,6 @@ class LayerSlots:
     inside: Sequence[Bits]
 
     def outside_range(self, units: Mapping[Unit, str | None]) -> Bits:
-        """The experiments of the layer whose range does not cover the unit; none where the request has no such unit."""
+        """The layer's experiments whose range does not cover the unit; none if the request has no such unit."""
         unit = units[self.unit]
         return self.members & ~self.inside[bisect_right(self.edges, self.layer.hash_unit(unit))] if unit else 0

@@ -55,7 +55,7 @@ def peer_place(name: HashName, seed: str, buckets: int | None = None) -> Callabl
 
 
 def murmur3(data: bytes, seed: int = 0) -> int:
-    """MurmurHash3, x86, 32 bits, of the data, as a number without sign."""
+    """MurmurHash3 (x86, 32 bits) of the data, as an unsigned number."""
     state = seed
     whole = len(data) & ~3
     for (block,) in struct.iter_unpack("<I", data[:whole]):
@@ -69,7 +69,7 @@ def murmur3(data: bytes, seed: int = 0) -> int:
 
 
 def murmur3_long(data: bytes) -> int:
-    """The first 64 of the 128 bits of MurmurHash3 for x64, of the data, as a number without sign."""
+    """The first 64 of the 128 bits of MurmurHash3 (x64) of the data, as an unsigned number."""
     one = two = 0
     whole = len(data) & ~15
     for first, second in struct.iter_unpack("<QQ", data[:whole]):
@@ -115,13 +115,13 @@ def _modulo(prefix: str, seed: int, buckets: int, unit: str) -> float:
 
 
 def _launchdarkly(seed: str, unit: str) -> float:
-    """LaunchDarkly's bucket; the greatest value, which is 1, counts as the last below it."""
+    """LaunchDarkly's bucket; its greatest value, 1, becomes the largest number below 1."""
     digits = sha1(_encode(f"{seed}.{unit}"), usedforsecurity=False).hexdigest()[:15]
     return min(int(digits, 16) / _LONG, 1 - 2**-53)
 
 
 def _flagsmith(seed: str, unit: str) -> float:
-    """Flagsmith's percentage as a share; where it would be 1, the text is hashed once more, repeated."""
+    """Flagsmith's percentage as a share; if it would be 1, the repeated text is hashed again."""
     text = f"{seed}{unit}"
     times = 1
     while True:

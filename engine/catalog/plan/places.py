@@ -1,4 +1,4 @@
-"""The shop's places, and which of them hands an item over to a customer: the nearest by great-circle distance.
+"""The shop's places, and which of them hands an item over to a customer, by great-circle distance.
 
 Distances are those of the haversine formula on a sphere of the Earth's mean radius (6,371.0088 km, IUGG 2015), within
 0.6 % of those on the ellipsoid.
@@ -22,7 +22,7 @@ PLACE_NAMES = ("place", "latitude", "longitude")
 
 
 class NearPlace(NamedTuple):
-    """A place and its distance from the request in kilometres, None where the request has no position."""
+    """A place and its distance in kilometres from the request; None if the request has no position."""
 
     place: PlaceSpec
     km: float | None
@@ -30,7 +30,7 @@ class NearPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HandOverRule:
-    """Which places hand an item over: how, at most how far away, and of which places; None sets no bound."""
+    """The places that hand an item over: by which way, within which distance, from which list; None is no limit."""
 
     by: HandOver
     within: float | None
@@ -38,7 +38,7 @@ class HandOverRule:
 
     @property
     def name(self) -> str:
-        """The name under which an index has the offers with this rule."""
+        """The name of this rule in an offer index."""
         return f"{self.by} {self.within} {sorted(self.places) if self.places is not None else ''}"
 
     def may_hand_over(self, place: PlaceSpec) -> bool:
@@ -47,7 +47,7 @@ class HandOverRule:
         return is_able and (self.places is None or place.key in self.places)
 
     def why_not(self, near: NearPlace) -> str | None:
-        """Why a place does not hand the item over, if it does not."""
+        """The reason why a place does not hand the item over; None if it does."""
         place, km = near
         if self.places is not None and place.key not in self.places:
             return "not one of the offer's places"
@@ -78,14 +78,14 @@ NOWHERE = Vicinity(())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """The places of a shop in the order of their file; `latitudes` and `longitudes` are float64 (places,), radians."""
+    """The places of a shop in file order; `latitudes` and `longitudes` are float64 (places,), in radians."""
 
     by_key: Mapping[str, PlaceSpec]
     latitudes: Floats
     longitudes: Floats
 
     def around(self, attributes: Mapping[str, object]) -> Vicinity:
-        """The places by their distance from where a request is; in the order of the file where it does not say."""
+        """The places by distance from the request; in file order if the request has no position."""
         position = self._position(attributes)
         places = self.by_key.values()
         if position is None:
@@ -96,11 +96,11 @@ class Places:
         )
 
     def has_position(self, attributes: Mapping[str, object]) -> bool:
-        """Whether the attributes say where a request is."""
+        """Whether the attributes contain a position."""
         return self._position(attributes) is not None
 
     def _position(self, attributes: Mapping[str, object]) -> tuple[float, float] | None:
-        """Latitude and longitude of a request in degrees: those of the place that it names, or its own."""
+        """A request's latitude and longitude in degrees: those of the place that it names, or its own."""
         named = attributes.get("place")
         place = self.by_key.get(named) if isinstance(named, str) else None
         if place is not None:
@@ -110,7 +110,7 @@ class Places:
 
 
 def compile_places(places: Iterable[PlaceSpec]) -> Places | None:
-    """The places of a shop; None where it has none."""
+    """The places of a shop; None if it has no places."""
     by_key = {place.key: place for place in places}
     if not by_key:
         return None
@@ -120,7 +120,7 @@ def compile_places(places: Iterable[PlaceSpec]) -> Places | None:
 
 
 def hand_over_rule(stock: StockSpec) -> HandOverRule | None:
-    """The rule of a stock by place; None of one for the whole shop."""
+    """The rule of a stock by place; None for a stock of the whole shop."""
     if stock.by is None:
         return None
     usual = WITHIN_KM if stock.by == "pick_up" else None
@@ -129,7 +129,7 @@ def hand_over_rule(stock: StockSpec) -> HandOverRule | None:
 
 
 def shelf_name(place: str, sku: str) -> str:
-    """The name of the stock that a place has of a SKU."""
+    """The name of a place's stock of a SKU."""
     return f"{place}/{sku}"
 
 

@@ -36,7 +36,7 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One offer as a placement may show it. The index of its collection has its audience."""
+    """One offer as a placement may show it. Its audience is in the index of its collection."""
 
     key: str
     spec: OfferSpec
@@ -77,7 +77,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The reward of a policy: the metric within `window` seconds of the exposure, 0 for now after `settle` seconds.
+    """The reward of a policy: the metric within `window` seconds of the exposure, taken as 0 after `settle` seconds.
 
     `examination` is the share of customers who look at each position of a list; None where it is learnt.
     """
@@ -122,7 +122,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class CampaignArm:
-    """A channel of a campaign from one minute of the day up to another; the offer is chosen at `placement`."""
+    """A campaign's channel from one minute of the day to another; the offer is chosen at `placement`."""
 
     key: str
     channel: str
@@ -163,7 +163,7 @@ class Holdout:
     kept: "Plan | None" = None
 
     def holds_out(self, unit: str | None) -> bool:
-        """Whether a unit is held out; a request that names no such unit is not."""
+        """Whether the holdout excludes a unit; a request without such a unit is not excluded."""
         return bool(unit) and self.hash_unit(unit or "") < self.share
 
 
@@ -178,7 +178,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One experiment, compiled for assignment: its seed hashed, its audience a closure, its ranges by step of the ramp.
+    """One experiment, compiled for assignment: seed hashed, audience a closure, ranges per ramp step.
 
     `low` and `high` are its range of the layer; `forced` has the index of the variant by customer id.
     """
@@ -212,7 +212,7 @@ class Experiment:
     """The coverage and ranges of each step of a ramp that holds itself; `steps` then has the last of them."""
 
     def held_ranges(self, coverage: float) -> Ranges:
-        """The ranges at the last step of a ramp that holds itself up to `coverage`; at least those of the first."""
+        """The ranges at the last step of a guarded ramp up to `coverage`; at least the first step's."""
         current = self.held_steps[0][1]
         for share, ranges in self.held_steps:
             if share <= coverage:
@@ -220,7 +220,7 @@ class Experiment:
         return current
 
     def ranges(self, now: float) -> Ranges:
-        """The hash ranges of the variants at `now`, by the last step of the ramp that has begun."""
+        """The variants' hash ranges at `now`, by the last ramp step that has begun."""
         current = self.steps[0][1]
         for at, ranges in self.steps[1:]:
             if now < at:
@@ -230,14 +230,14 @@ class Experiment:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The share of each variant among the units let in, from its hash ranges; sums to 1."""
+        """Each variant's share of the admitted units, from its hash ranges; the shares sum to 1."""
         sizes = [high - low for low, high in self.steps[-1][1]]
         if not sum(sizes):  # nobody is let in at the end of the ramp
             sizes = [1.0 if variant.weight is None else variant.weight for variant in self.spec.variants]
         return tuple(size / sum(sizes) for size in sizes)
 
     def coverage(self, now: float) -> float:
-        """The share of the units of its audience, holdouts aside, that have a variant at `now` (s since 1970).
+        """The share of units of the audience, outside holdouts, that have a variant at `now` (s since 1970).
 
         That is its own coverage, of its part of the layer, of what its filters let in.
         """
@@ -249,7 +249,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """The requirement of one experiment on another: one of its variants, one of its rules, or that it is off."""
+    """One experiment's requirement on another: one of its variants or rules, or that it is off."""
 
     experiment: str
     variants: frozenset[str] | None = None
@@ -259,7 +259,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of a flag: its experiment, and the flag's index of each of its variants.
+    """A rule of a flag: its experiment, and the flag's index for each of its variants.
 
     One that `is_plain` gives its only variant to all of its audience, so that it needs no id to hash.
     """
@@ -281,7 +281,7 @@ class ChannelExperiments:
     def find_applicable(
         self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]
     ) -> Iterator[Experiment]:
-        """Yield the experiments that may apply, in their order; `assign` decides on each."""
+        """Yield the experiments that may apply, in order; `assign` decides on each."""
         remaining = self.everything
         for slots in self.layers:
             remaining &= ~slots.outside_range(units)
@@ -292,7 +292,7 @@ class ChannelExperiments:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The compiled shop, one immutable value that decisions read; a change of the YAML replaces it whole."""
+    """The compiled shop, one immutable value that decisions read; a YAML change replaces it as a whole."""
 
     version: str
     channels: frozenset[str]
@@ -358,7 +358,7 @@ class Plan:
     """The holdouts whose units an archived plan decides."""
 
     def find_kept(self, units: Mapping[Unit, str | None]) -> "Plan | None":
-        """The archived plan that decides for a customer with these units; None where this one does.
+        """The archived plan that decides for a customer with these units; None if this plan decides.
 
         What is paused today is paused in it. A ramp in it that holds itself stays at its first step.
         """
@@ -371,11 +371,11 @@ class Plan:
 
     @property
     def taught(self) -> dict[str, Selection]:
-        """Every policy and those of their creatives, by the key of the selection: all that learn."""
+        """All policies that learn, including those of creatives, by the selection's key."""
         return {each.key: each for one in self.policies.values() for each in (one, one.creatives) if each is not None}
 
     def trait_of(self, unit: Unit) -> str | None:
-        """The trait with the id of a unit; None of a customer or device, whose ids are no trait."""
+        """The trait with a unit's id; None for customers and devices, whose ids are no traits."""
         return STORE_TRAIT if unit == STORE_TRAIT else self.unit_traits.get(unit)
 
     def current_ranges(self, experiment: Experiment, now: float) -> Ranges:
@@ -385,7 +385,7 @@ class Plan:
         return experiment.ranges(now)
 
     def find_reported(self, key: str) -> Experiment | None:
-        """The experiment that reports know by this key: one of the plan, or `FLAG#RULE`; None if there is none."""
+        """The experiment with this report key: a key of the plan, or `FLAG#RULE`; None if there is none."""
         flag = self.experiments.get(key.partition(RULE)[0])
         if flag is None or RULE not in key:
             return flag

@@ -1,4 +1,4 @@
-"""The design of a switchback: which variant a store has in which period, drawn by a hash and balanced over time of day.
+"""The design of a switchback: the variant of a store in each period, drawn by a hash and balanced over time of day.
 
 Periods of `every` seconds are counted from the experiment's start, forwards and backwards. Where a day is a whole
 number of periods, the periods at one time of day form a series of their own, as do weekdays where a period is a day.
@@ -24,7 +24,7 @@ WEEK = 7
 
 @dataclass(frozen=True, slots=True)
 class Switchback:
-    """The periods of `every` seconds from `origin` (s since 1970), and how the variants are drawn.
+    """Periods of `every` seconds from `origin` (s since 1970), and the draw of their variants.
 
     `block` has the variants of one block by index, empty where the weights are drawn independently; periods `series`
     apart are at the same time of day, or of the week.
@@ -39,7 +39,7 @@ class Switchback:
     series: int
 
     def begin(self, now: float) -> float:
-        """The begin of the period of `now`, both in seconds since 1970."""
+        """The start of the period that contains `now`, both in seconds since 1970."""
         return self.origin + floor((now - self.origin) / self.every) * self.every
 
     def choose(self, unit: str, now: float) -> int:
@@ -56,7 +56,7 @@ class Switchback:
 def compile_switchback(
     seed: str, *, every: float, washout: float, start: float, weights: Sequence[float]
 ) -> Switchback:
-    """The design; `start` (s since 1970) is the begin of the first block, `weights` are the variants' shares."""
+    """The design; `start` (s since 1970) is the first block's start, `weights` are the variants' shares."""
     return Switchback(
         seed=seed,
         every=every,
@@ -69,7 +69,7 @@ def compile_switchback(
 
 
 def _balanced_block(weights: Sequence[float]) -> tuple[int, ...]:
-    """The variants of the shortest block in which each has exactly its share; empty where none is short enough."""
+    """The variants of the shortest block with exact shares; empty if no block is short enough."""
     for length in range(len(weights), LONGEST_BLOCK + 1):
         counts = [round(weight * length) for weight in weights]
         exact = all(
@@ -81,7 +81,7 @@ def _balanced_block(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def _periods_until_same_time(every: float) -> int:
-    """The periods after which the time of day is the same, or the weekday where a period is of days; 1 for others."""
+    """The periods until the same time of day (for periods of days: the same weekday); 1 for others."""
     if every < DAY:
         return int(DAY // every) if DAY % every == 0 else 1
     days = every / DAY
@@ -98,5 +98,5 @@ def _edges(weights: Sequence[float]) -> list[float]:
 
 @lru_cache(maxsize=16_384)
 def _shuffle(seed: str, block: str, length: int) -> tuple[int, ...]:
-    """A random order of the places of a block, the same at every server."""
+    """A random order of a block's places, equal on every server."""
     return tuple(sorted(range(length), key=lambda place: uniform_draw(seed, f"{block}|{place}")))

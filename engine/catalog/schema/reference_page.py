@@ -75,7 +75,7 @@ BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"
 
 
 def render_reference() -> str:
-    """The page as Markdown: every kind of file with its keys, what each takes, and its default."""
+    """The page as Markdown: every kind of file with its keys, their values and defaults."""
     documented: list[StructType] = []
     lines = [HEAD]
     for title, kind in FILES:
@@ -88,7 +88,7 @@ def render_reference() -> str:
 
 
 def _list_structs(kind: StructType) -> list[StructType]:
-    """The struct and those nested in its keys at any depth, each once, parents first."""
+    """The struct and those nested in it at any depth, each once, parents first."""
     found: dict[StructType, None] = {}
     waiting = [kind]
     while waiting:
@@ -109,7 +109,7 @@ def _structs_in(hint: object) -> Iterator[StructType]:
 
 
 def _fields_of(base: type) -> tuple[msgspec.structs.FieldInfo, ...]:
-    """The fields of a struct's base; none of one that is no struct."""
+    """The fields of a struct's base; empty for a class that is no struct."""
     return msgspec.structs.fields(base) if issubclass(base, msgspec.Struct) and base is not msgspec.Struct else ()
 
 
@@ -169,7 +169,7 @@ def _describe_bounds(meta: Meta | None) -> str:
 
 
 def _describe_default(field: msgspec.structs.FieldInfo) -> str:
-    """The value that applies where a key is left out; empty where that is nothing."""
+    """The value that applies if a key is left out; empty if there is none."""
     if field.required:
         return "**required**"
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
@@ -181,6 +181,6 @@ def _describe_default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _name(kind: StructType) -> str:
-    """The name of a spec in words: `ContextWeightSpec` gives `context weight`."""
+    """The name of a spec in words: `ContextWeightSpec` becomes `context weight`."""
     bare = kind.__name__.removesuffix("Spec")
     return "".join(f" {c.lower()}" if c.isupper() else c for c in bare).strip()

@@ -36,7 +36,7 @@ def build_schemas() -> dict[str, dict[str, object]]:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write every schema and the reference page into `folder`, creating it if needed; returns the written paths.
+    """Write every schema and the reference page into `folder`, creating it if needed; returns the paths.
 
     Raises:
         OSError: if a file cannot be written.
@@ -53,7 +53,7 @@ def write_schemas(folder: Path) -> list[Path]:
 
 
 def _content(name: str) -> object:
-    """The type of a kind of file: its struct, or the mapping that the file is without it."""
+    """The type of a kind of file: its struct, or the bare mapping that the file contains."""
     field = UNWRAPPED.get(f"{name}.yaml")
     return KINDS[name] if field is None else get_type_hints(KINDS[name], include_extras=True)[field]
 
@@ -64,7 +64,7 @@ def _anything(_kind: type) -> dict[str, object]:
 
 
 def _clean(schema: dict[str, object]) -> dict[str, object]:
-    """The schema with the indent of docstrings removed from its descriptions, as an editor shows them."""
+    """The schema with docstring indents removed from its descriptions, since editors show them."""
     return {name: _cleaned(name, value) for name, value in schema.items()}
 
 

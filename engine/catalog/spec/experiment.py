@@ -296,7 +296,7 @@ class HoldoutSpec(Spec, frozen=True, kw_only=True):
     metrics: ExperimentMetrics | None = None
 
     def covers(self, spec: ExperimentSpec) -> bool:
-        """Whether its units are kept out of this experiment or flag; a frozen one leaves that to the plan it keeps."""
+        """Whether the holdout keeps units out of this experiment or flag; a frozen one leaves that to its kept plan."""
         if self.keeps is not None:
             return False
         if spec.kind == "flag":

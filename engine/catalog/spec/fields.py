@@ -1,4 +1,4 @@
-"""Types of the YAML's fields: which values are valid, and the remedy that `check` gives for any other."""
+"""Types of the YAML's fields: their valid values, and the remedy that `check` gives for any other value."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -95,11 +95,11 @@ def count_and_seconds(rate: str) -> tuple[int, float]:
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every mapping in the YAML: decoding it is validating it, and an unknown key is an error."""
+    """Base of every mapping in the YAML: decoding it validates it, and an unknown key is an error."""
 
 
 @cache
 def restricting_fields(spec: type[Spec]) -> tuple[str, ...]:
-    """The fields of a kind of spec that `RESTRICTS` marks, in their order."""
+    """The fields of a kind of spec that `RESTRICTS` marks, in order."""
     hints = get_type_hints(spec, include_extras=True)
     return tuple(name for name, hint in hints.items() if RESTRICTS in get_args(hint)[1:])

@@ -1,4 +1,4 @@
-"""Flags: the values of their variants, and the experiment that each of their rules is.
+"""Flags: their variants' values, and the experiment that each of their rules stands for.
 
 A rule `N` of the flag `F` is the experiment `F#N`: it has its own audience, seed and metrics, and everything that
 shares, reports and checks ask of an experiment. What the flag answers is decided in `engine.decision.assign`.
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def expand_flag(spec: ExperimentSpec, environment: str | None = None) -> ExperimentSpec:
-    """The spec with each variant once and with its payload, as `environment` changes it; an experiment is itself."""
+    """The flag in `environment`, with each variant once and with its payload; an experiment stays unchanged."""
     override = spec.environments.get(environment) if environment else None
     if override is not None:
         spec = _override(spec, override)
@@ -40,7 +40,7 @@ def expand_flag(spec: ExperimentSpec, environment: str | None = None) -> Experim
 
 
 def list_variants(spec: ExperimentSpec) -> Iterator[VariantSpec]:
-    """Yield every variant that the flag names in any environment, in the order of its file.
+    """Yield every variant that the flag names in any environment, in file order.
 
     One that is named alone has no value.
     """
@@ -56,13 +56,13 @@ def list_variants(spec: ExperimentSpec) -> Iterator[VariantSpec]:
 
 
 def rule_names(rules: list[RuleSpec]) -> list[str]:
-    """The name of each rule: its key, or the value of its audience's only trait, or its place, from `rule1`."""
+    """The name of each rule: its key, the value of its audience's only trait, or its number as `rule1`."""
     names = [rule.key or _name_of_audience(rule.audience) for rule in rules]
     return [name if name and names.count(name) == 1 else f"rule{at}" for at, name in enumerate(names, 1)]
 
 
 def rule_experiments(spec: ExperimentSpec) -> list[ExperimentSpec]:
-    """The experiment of each rule of an expanded flag, in their order; one with a single variant is a flag."""
+    """The experiment of each rule of an expanded flag, in order; a rule with one variant is a flag."""
     values = {variant.key: variant for variant in spec.variants}
     return [
         ExperimentSpec(
@@ -103,14 +103,14 @@ def variants_of_rule(rule: RuleSpec) -> list[VariantSpec]:
 
 
 def is_constant(spec: ExperimentSpec) -> bool:
-    """Whether a flag gives its default to all of its audience: it has neither rules nor anything that asks the hash."""
+    """Whether a flag gives its default to its whole audience: it has no rules and nothing that needs the hash."""
     is_whole = spec.coverage == 1 and not (spec.ramp or spec.filters or spec.layer or spec.sticky or spec.metrics)
     has_shares = not is_whole or any(one.weight is not None or one.range is not None for one in spec.variants)
     return spec.default is not None and not spec.rules and not has_shares
 
 
 def has_type(value: object, kind: FlagType) -> bool:
-    """Whether a value is of the flag's type; true is no number. Null is of any: it leaves the default of the code."""
+    """Whether a value has the flag's type; true is not a number. Null fits all: it keeps the default of the code."""
     if value is None:
         return True
     if kind == "boolean":
@@ -121,7 +121,7 @@ def has_type(value: object, kind: FlagType) -> bool:
 
 
 def value_of(variant: VariantSpec, kind: FlagType | None) -> object:
-    """The value of a variant as its file gives it; without one the value that its key stands for, else UNSET.
+    """A variant's value as in its file; without one, the value that its key stands for, else UNSET.
 
     A payload `{value: X}` is X, unless the flag's type is object.
     """
@@ -140,7 +140,7 @@ def value_of(variant: VariantSpec, kind: FlagType | None) -> object:
 
 
 def _override(spec: ExperimentSpec, override: EnvironmentSpec) -> ExperimentSpec:
-    """The flag with what the environment has of its own."""
+    """The flag with the keys that the environment overrides."""
     return msgspec.structs.replace(
         spec,
         status=override.status or spec.status,
@@ -150,7 +150,7 @@ def _override(spec: ExperimentSpec, override: EnvironmentSpec) -> ExperimentSpec
 
 
 def _with_payloads(spec: ExperimentSpec) -> ExperimentSpec:
-    """The spec in which every variant that has a value has it as its payload."""
+    """The spec in which each variant's value is also its payload."""
     variants = []
     for variant in spec.variants:
         value = value_of(variant, spec.type)

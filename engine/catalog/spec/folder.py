@@ -49,7 +49,7 @@ TESTS = "tests/"
 
 @dataclass(frozen=True)
 class Specs:
-    """The decoded files of a folder; `version` is a digest of their bytes, `files` the file of each key.
+    """The decoded files of a folder; `version` is a digest of their bytes, `files` maps each key to its file.
 
     Flags are expanded (`engine.catalog.spec.flags`), as the `environment` changes them.
     """
@@ -82,7 +82,7 @@ class Specs:
     """The suffix of the key of each policy, so that a kept plan's policies learn apart from today's."""
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
-        """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.
+        """Yield each experiment and flag, then the experiments of its rules: file, path in it, spec.
 
         The rules of the environments that do not run here are among them, so that a check covers every environment.
         """
@@ -111,12 +111,12 @@ class Specs:
             yield from items.offers.values()
 
     def items_of(self, offers: list[str] | OffersSpec) -> Mapping[str, OfferSpec]:
-        """The items of a selection's feed, by key; none of a list or a tag."""
+        """The items of a selection's feed by key; empty for a list or a tag."""
         items = self.feed_of(offers)
         return {} if items is None else items.offers
 
     def feed_of(self, offers: list[str] | OffersSpec) -> FeedItems | None:
-        """The feed of a selection; None of a list or a tag."""
+        """The feed of a selection; None for a list or a tag."""
         return None if isinstance(offers, list) or offers.feed is None else self.feeds.get(feed_name(offers))
 
     def named(self, offers: list[str] | TaggedOffers | OffersSpec) -> list[str]:
@@ -128,7 +128,7 @@ class Specs:
         return [offer.key for offer in self.offers.values() if offers.tagged in offer.tags]
 
     def layer_range(self, spec: ExperimentSpec) -> tuple[float, float]:
-        """The range of its layer reserved for an experiment, as (low, high); (0, 1) where none is reserved."""
+        """The range reserved for an experiment in its layer, as (low, high); (0, 1) if none is reserved."""
         layer = next((layer for layer in self.layers.layers if layer.key == spec.layer), None)
         low, high = (layer.reserve.get(spec.key) if layer else None) or (0.0, 1.0)
         return low, high

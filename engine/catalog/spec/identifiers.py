@@ -1,4 +1,4 @@
-"""Identifiers: their canonical form, and the values that stand for nobody.
+"""Identifiers: their canonical form, and the placeholders that identify nobody.
 
 A shop's script turns a missing value into text such as `undefined` or `[object Object]`. If that counted as an
 identifier, all customers without one would be merged into one. So every identifier and order id passes
@@ -45,7 +45,7 @@ Placeholders = Collection[str]
 
 
 def placeholder_pattern() -> str:
-    """Returns the pattern of placeholders but marks alone, for JSON Schema, which has no flag for both cases."""
+    """Returns the pattern of placeholders other than marks, for JSON Schema, which has no case-insensitive flag."""
 
     def both_cases(found: re.Match[str]) -> str:
         text = found[0]
@@ -58,7 +58,7 @@ def placeholder_pattern() -> str:
 
 @functools.cache
 def name_characters() -> str:
-    """Returns the ranges of characters that are no mark and no zero, of which an identifier has one.
+    """Returns the ranges of characters that are no mark and no zero; an identifier has at least one.
 
     Written out, since the class of word characters in JSON Schema depends on who reads it.
     """
@@ -85,7 +85,7 @@ def compile_placeholders(values: Iterable[str]) -> frozenset[str]:
 
 
 def is_placeholder(value: str, kind: IdKind | None = None, placeholders: Placeholders = ()) -> bool:
-    """Whether a value of a kind of identifiers (None: an order id) stands for nobody.
+    """Whether a value of a kind of identifier (None: an order id) identifies nobody.
 
     >>> [is_placeholder(value) for value in ("undefined", "00000000-0000-0000-0000-000000000000", "u-1")]
     [True, True, False]
@@ -109,7 +109,7 @@ def is_placeholder(value: str, kind: IdKind | None = None, placeholders: Placeho
 
 
 def _plain(value: str) -> str:
-    """The value without encodings of URLs and HTML and format marks, with letters of one width and ASCII digits."""
+    """The value without URL and HTML encodings and format marks, with letters of one width and ASCII digits."""
     if "%" in value:
         value = unquote(value)
     if "&" in value:

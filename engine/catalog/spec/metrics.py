@@ -67,14 +67,14 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def ordered_steps(self) -> list[StepSpec]:
-        """The steps of a funnel; of any other metric its event alone."""
+        """The steps of a funnel; for any other metric its single event."""
         if self.steps is not None:
             return [StepSpec(event=step) if isinstance(step, str) else step for step in self.steps]
         return [] if self.event is None else [StepSpec(event=self.event, filter=self.filter)]
 
     @property
     def events(self) -> tuple[str, ...]:
-        """The events that it counts, each once; those of a ratio's denominator are not among them."""
+        """The events that the metric counts, each once, without those of a ratio's denominator."""
         return tuple(dict.fromkeys(step.event for step in self.ordered_steps))
 
 

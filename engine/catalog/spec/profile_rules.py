@@ -61,9 +61,9 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     profiling: str | None = None
 
     def bind_limit(self, kind: IdKind) -> int:
-        """The number of known customers that a value of `kind` may name."""
+        """The number of known customers that a value of `kind` may identify."""
         return self.binds.get(kind, 1)
 
     def hold_limit(self, kind: IdKind) -> int:
-        """The number of values of `kind` stored for one customer; a user id is always one."""
+        """The number of values of `kind` stored for one customer; always 1 for a user id."""
         return 1 if kind == "user_id" else self.holds.get(kind, 8)

@@ -11,7 +11,7 @@ _GROUPS: Mapping[str, str] = {"$inGroup": "$in", "$notInGroup": "$nin"}
 
 
 def expand_segments(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec]) -> dict[str, object]:
-    """The condition with every `$segment` and every group replaced by its definition.
+    """The condition with every `$segment` and group replaced by its definition.
 
     Raises:
         KeyError: for a segment that is not defined; `check` reports those, and cycles, before a plan is compiled.
@@ -74,7 +74,7 @@ def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
 
 
 def find_cycle(needs: Mapping[str, list[str]]) -> list[str] | None:
-    """A path of references that leads back to its start (a, b, a), or None; for segments and prerequisites.
+    """A path of references that returns to its start (a, b, a), or None; for segments and prerequisites.
 
     Args:
         needs: by name, the names that it refers to; names that are not keys are ignored.

@@ -40,7 +40,7 @@ class TraitSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
 
     def aggregates(self) -> list[tuple[Aggregate, str]]:
-        """The aggregates that are given, each with its event; a checked trait has one."""
+        """The given aggregates, each with its event; a checked trait has exactly one."""
         return [(name, event) for name in AGGREGATES if (event := getattr(self, name)) is not None]
 
 
@@ -86,7 +86,7 @@ class RfmSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def takes_all(self) -> bool:
-        """Whether every customer has such scores."""
+        """Whether the segment's scores include every customer."""
         return (self.recency or self.frequency or self.monetary) is None
 
 

@@ -54,7 +54,7 @@ class UnitsFile(Spec, frozen=True, kw_only=True):
     units: UnitsByKey = {}
 
     def trait_of(self, unit: Unit) -> str | None:
-        """The trait with the id of a unit; None of a customer or device, whose ids are no trait."""
+        """The trait with a unit's id; None for customers and devices, whose ids are no traits."""
         return STORE_TRAIT if unit == STORE_TRAIT else self.traits.get(unit)
 
     @property

@@ -1,4 +1,4 @@
-"""The part of a profile that is stored beside it, so that a profile stays small and no promise loses what it rests on.
+"""The archive of a profile: parts stored beside it, so that it stays small and no data behind a promise is dropped.
 
 A decision reads the profile alone. Writers read the archived orders too; erasure and export read the identifiers.
 
@@ -23,7 +23,7 @@ _NO_FACTS: Final[Mapping[str, dict[str, Scalar]]] = MappingProxyType({})
 
 
 class ArchivedParts(NamedTuple):
-    """Orders by their id, their facts, and identifiers with their kind, that are not in the profile."""
+    """Orders by id, their facts, and identifiers by kind that are not in the profile."""
 
     orders: dict[str, Order]
     identifiers: list[tuple[IdKind, str]]
@@ -31,7 +31,7 @@ class ArchivedParts(NamedTuple):
 
 
 def split_profile(profile: Profile, rules: ProfileRules) -> tuple[Profile, ArchivedParts]:
-    """Returns the profile within its limits, and the rest of it."""
+    """Returns the profile within its limits, and the parts to archive."""
     former = [
         (kind, value)
         for kind in KINDS

@@ -1,4 +1,4 @@
-"""Complaints, each open until it is resolved, in whatever order the events arrive.
+"""Complaints, each open until it is resolved, for events in any order.
 
 Invariants:
 - The statements of a profile are a sorted multiset, so they do not depend on the order of arrival.
@@ -26,13 +26,13 @@ def complaint_id(event: Event) -> str:
 
 
 def record_complaint(profile: Profile, event: Event, time: float, rules: ProfileRules) -> dict[str, object]:  # noqa: ARG001 (a Reducer)
-    """Adds what an event states of a complaint."""
+    """Adds the complaint statement of an event."""
     statement = ComplaintStatement(time, COMPLAINTS[event.event or ""], complaint_id(event))
     return _changes([*complaint_statements(profile), statement])
 
 
 def merge_complaints(target: Profile, source: Profile, rules: ProfileRules) -> dict[str, object]:  # noqa: ARG001 (a Merger)
-    """Returns the statements of both."""
+    """Returns the statements of both profiles."""
     if not complaint_statements(source):
         return {COMPLAINT_FIELD: target.complaint, "complaints": target.complaints}
     return _changes([*complaint_statements(target), *complaint_statements(source)])

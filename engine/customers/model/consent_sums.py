@@ -1,4 +1,4 @@
-"""Consents and summed traits of a customer with several identifiers: which statements count.
+"""Decides which statements count for consents and summed traits of a customer with several identifiers.
 
 Terms: a *statement* is a consent or a trait value; its *source* is the strongest identifier of its event, as an 8-digit
 tag; a *link* joins two sources from the time of the first event that names both.
@@ -67,7 +67,7 @@ def earliest_links(links: Iterable[Link]) -> list[Link]:
 
 
 def record_consent(profile: Profile, purpose: str, statement: Consent) -> Profile:
-    """Returns the profile after one more consent or denial; as it is for one purpose more than `MOST_PURPOSES`."""
+    """Returns the profile after a consent or denial; unchanged if it would exceed `MOST_PURPOSES`."""
     current = profile.consents.get(purpose)
     if current is None and len(profile.consents) >= MOST_PURPOSES:
         return profile
@@ -81,7 +81,7 @@ def record_consent(profile: Profile, purpose: str, statement: Consent) -> Profil
 
 
 def record_summed_trait(profile: Profile, name: str, by: str, statement: Trait) -> Profile:
-    """Returns the profile after one more statement about a trait with the rule `sum`."""
+    """Returns the profile after a statement about a trait with the rule `sum`."""
     parts = _newest(profile.trait_statements.get(name, {}), {by: statement}, trait_order)
     return _add_up_traits(replace(profile, trait_statements=profile.trait_statements | {name: parts}), [name])
 
@@ -117,7 +117,7 @@ def merge_traits(target: Profile, source: Profile, rules: ProfileRules) -> dict[
 
 
 def sole_consent(purpose: str, statements: Mapping[str, Consent]) -> dict[str, Consent]:
-    """Returns the consent to a purpose about which a single source made a statement."""
+    """Returns the consent to a purpose if only one source made statements about it."""
     ((by, statement),) = statements.items()
     return {purpose: replace(statement, by=by)}
 
@@ -143,7 +143,7 @@ def current_statements(
 
 
 def _root(parents: dict[str, str], source: str) -> str:
-    """Returns the source that stands for the group of `source`; shortens the paths that it takes (union-find)."""
+    """Returns the representative of the group of `source`; shortens the paths on the way (union-find)."""
     while (parent := parents.get(source, source)) != source:
         parents[source] = source = parents.get(parent, parent)
     return source
@@ -165,7 +165,7 @@ def _denies(statement: Trait | Consent) -> bool:
 
 
 def _combine_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
-    """A denial among the current statements wins, as of the newest of them, so that only a later consent changes it."""
+    """The combined consent: a denial among current statements wins, dated as the newest of them."""
     consents = dict(profile.consents)
     for purpose in purposes:
         current = current_statements(profile.consent_statements[purpose], profile.links, _consent_order)

@@ -1,4 +1,4 @@
-"""Converts the money of an event into the shop's currency, where the event enters.
+"""Converts the money of incoming events into the shop's currency.
 
 Profile, learner and reports read the converted event, so an amount is worth the same to each. What was sent stays in
 the property `$charged`. An event whose currency has no rate is rejected: its amount is no number of the shop's.
@@ -21,7 +21,7 @@ _CODE = re.compile("[A-Z]{3}")
 
 
 def convert_batch(batch: Sequence[Event | EventStatus], rules: ProfileRules) -> list[Event | EventStatus]:
-    """Returns the items of a batch in the shop's currency; one that cannot be converted is its `rejected` status."""
+    """Returns the batch in the shop's currency; an item that cannot be converted becomes its `rejected` status."""
     return [item if isinstance(item, EventStatus) else in_shop_currency(item, rules) for item in batch]
 
 
@@ -52,7 +52,7 @@ def in_shop_currency(event: Event, rules: ProfileRules) -> Event | EventStatus:
 
 
 def _amounts(event: Event, rules: ProfileRules) -> Iterator[tuple[str, float]]:
-    """Yields the properties of an event that are money: what it brought in, and what a refund gives back."""
+    """Yields the money properties of an event: its revenue, and the amount of a refund."""
     names = {*rules.amounts, *(AMOUNT_FIELDS if event.event in REFUNDS else ())}
     properties: Mapping[str, object] = event.properties
     for name in sorted(names):

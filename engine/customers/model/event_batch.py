@@ -1,4 +1,4 @@
-"""Batches of events: their items are decoded one by one, so that a broken one is rejected alone."""
+"""Decodes the items of an event batch one by one, so that a broken item is rejected alone."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -27,14 +27,14 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class BatchItem(NamedTuple):
-    """An event, or its `rejected` status, and what of it is left out."""
+    """An event or its `rejected` status, with the warnings about its dropped parts."""
 
     item: Event | EventStatus
     warnings: Sequence[str] = ()
 
 
 def decode_batch(body: bytes, limit: int = BATCH_ITEMS) -> Iterator[BatchItem]:
-    """Yields the items of an `/v1/events` body; an item that breaks a rule is its `rejected` status instead.
+    """Yields the items of an `/v1/events` body; an item that breaks a rule becomes its `rejected` status.
 
     Raises:
         BadInput: if the body is no JSON object with a list `batch` of at most `limit` items.
@@ -72,7 +72,7 @@ def _decode_event(text: bytes) -> Event | EventStatus:
 
 
 def _message_id(item: bytes) -> str | None:
-    """The message id of an item that is rejected, so far as it can be read."""
+    """The message id of a rejected item, if it can be read."""
     try:
         return _item_name.decode(json_body.replace_half_surrogates(item)).message_id or None
     except json_body.UNREADABLE_JSON:

@@ -1,4 +1,4 @@
-"""The rules that an event must keep: identifiers, times, amounts, and how much one event may hold.
+"""The rules of an event: identifiers, times, amounts, and its maximum size.
 
 Each limit is checked before anything is computed whose cost grows faster than the event.
 """
@@ -30,7 +30,7 @@ ID_CHARACTERS = 200
 
 
 def broken_rule(event: Event, commas: int) -> str | None:
-    """The first rule that an event breaks, with its remedy; None if it keeps all. `commas` are those of its JSON."""
+    """The first rule that an event breaks, with its remedy; None if it breaks none. `commas` are those in its JSON."""
     return (
         _broken_size(event, commas)
         or _broken_identity(event)

@@ -1,4 +1,4 @@
-"""Warnings of unread parts of an accepted event: fields with unknown names, properties of a wrong kind, large values.
+"""Warnings about ignored parts of an accepted event: unknown fields, properties of a wrong kind, large values.
 
 Such an event counts, since most of it is right, and its status says what does not. A shop reads the statuses of its
 first events and sees its mistakes while they are cheap.
@@ -54,7 +54,7 @@ _DECISION_ID = re.compile(r"[0-9a-f]{12}[0-9a-fpr][0-9a-f]{19}([0-9a-f]{8})?")
 
 
 class PropertyRule(NamedTuple):
-    """The type that a property needs to be read, and the events in which it is (None: in all)."""
+    """The type that a property must have, and the events that read it (None: all)."""
 
     fits: Callable[[object], bool]
     kind: str
@@ -92,14 +92,14 @@ PROPERTIES: Mapping[str, PropertyRule] = {
 
 
 def unknown_field_warnings(names: Iterable[str]) -> list[str]:
-    """The warnings for the fields of an event that have no meaning."""
+    """The warnings about an event's unknown fields."""
     return [f"{name:.40}: is not a field of an event and was left out{_suggest(name)}" for name in names]
 
 
 def event_warnings(
     event: Event, channels: Collection[str], measured: Mapping[str, Collection[str]] | None = None
 ) -> list[str]:
-    """The warnings of an event's parts that are not read.
+    """The warnings about an event's parts that are ignored.
 
     `channels` are those of the plan, `measured` the properties that its metrics read as numbers, by event.
     """
@@ -121,7 +121,7 @@ def event_warnings(
 
 
 def limit_warnings(found: ResolvedIdentity) -> list[str]:
-    """The warnings of identifiers that a limit of `identities.yaml` kept from joining the customer of their event."""
+    """The warnings about identifiers that a limit of `identities.yaml` kept from joining the event's customer."""
     blocked = [
         f"{ident.kind}: {ident.value!r:.40} would name more customers than binds allows in identities.yaml; it names "
         "nobody from now on; send it with one customer, or raise binds"
@@ -137,7 +137,7 @@ def limit_warnings(found: ResolvedIdentity) -> list[str]:
 
 
 def full_profile_warnings(event: Event, after: Profile, rules: ProfileRules) -> list[str]:
-    """The warnings of parts that are not stored, or count later, because of what the profile has or lacks."""
+    """The warnings about parts that are not stored, or count later, because of the profile's content."""
     warnings = []
     order = after.orders.get(order_id(event.properties)) if event.event in REFUNDS else None
     if order is not None and order.time < 0:
@@ -228,7 +228,7 @@ def _trait_warnings(traits: Mapping[str, object], prefix: str = "") -> list[str]
 
 
 def _suggest(name: str) -> str:
-    """The field or the property that a name may stand for, as the end of a warning."""
+    """The known field or property that a name may mean, as the end of a warning."""
     meant = MEANT.get(name.lower())
     if meant is None and (name in PROPERTIES or name in (*AMOUNT_FIELDS, *JOURNEY, "expires", "days", "survey")):
         meant = f"properties.{name}"

@@ -98,7 +98,7 @@ def event_time(event: Event, received: float) -> float:
 
 
 def accepted_event(event: Event, customer: str, time: float, received: float, taken_back: float = 0.0) -> Accepted:
-    """Returns the log record of an event; a refund's revenue is what it has `taken_back` from the customer's total."""
+    """Returns the log record of an event; a refund's revenue is the amount `taken_back` from the customer's total."""
     revenue = round(taken_back, CENTS) if taken_back > 0 else event.properties.get("revenue")
     return Accepted(
         message_id=event.message_id,
@@ -119,7 +119,7 @@ def ids_with_one(kind: IdKind, value: str) -> CustomerIds:
 
 
 def parse_time(value: object) -> float | None:
-    """Returns the time (s since 1970) of a property that is written as a timestamp; None if it is none."""
+    """Returns the time (s since 1970) of a property written as a timestamp; None for any other value."""
     try:
         moment = msgspec.convert(value, Timestamp)
         if isinstance(moment, datetime):
@@ -131,7 +131,7 @@ def parse_time(value: object) -> float | None:
 
 
 def seconds_of(moment: Timestamp | None) -> float | None:
-    """Returns a timestamp in seconds since 1970; a number past the year 2100 is in milliseconds."""
+    """Returns a timestamp in seconds since 1970; a number beyond the year 2100 is read as milliseconds."""
     if isinstance(moment, datetime):
         return moment.astimezone(UTC).timestamp()
     return moment / 1000 if moment is not None and moment > LATEST else moment

@@ -1,4 +1,4 @@
-"""Identity resolution: the one customer that identifiers name, and the bindings and merges that make it so.
+"""Identity resolution: finds the customer that identifiers name, and the bindings and merges that this requires.
 
 Invariants:
 - A browser or device (a shared tablet, a till) never joins two known customers. It is rebound to the newest of them
@@ -35,7 +35,7 @@ Ids = Mapping[str, Sequence[str]] | Mapping[IdKind, Sequence[str]]
 
 
 class EntryNotRead(Exception):
-    """The entry at `key` must be read first."""
+    """The signal that the entry at `key` must be read first."""
 
     def __init__(self, key: ProfileKey) -> None:
         self.key = key
@@ -50,7 +50,7 @@ class MergeSource(NamedTuple):
 
 
 class Binding(NamedTuple):
-    """An identifier to point to the customer; `before` as in `Pointer`."""
+    """An identifier that will point to the customer; `before` as in `Pointer`."""
 
     ident: KeyedId
     before: tuple[ProfileKey, ...]
@@ -58,7 +58,7 @@ class Binding(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedIdentity:
-    """The customer `name`: `base` as stored (None: new), `profile` after all merges, and the writes this needs.
+    """The customer `name`: `base` as stored (None: new), `profile` after all merges, and the required writes.
 
     `apart` are identifiers that a limit kept from joining the customer; the `blocked` ones of them name nobody now.
     """
@@ -80,7 +80,7 @@ class ResolvedIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FollowedIdentifier:
-    """An identifier, its `entry`, and the end of its pointers: `profile` is stored, or would be, at `name.key`.
+    """An identifier, its `entry`, and the end of its pointers at `name.key`, where `profile` is or would be stored.
 
     `ids` are those that count towards limits at `now`.
     """
@@ -102,7 +102,7 @@ class _FollowedIdentifier:
 
 @dataclass(slots=True, kw_only=True)
 class _Joining:
-    """The target customer at `key` and what joins it so far; `ids` are the identifiers that it then has."""
+    """The target customer at `key` and what has joined it so far; `ids` are its identifiers after that."""
 
     key: ProfileKey
     is_known: bool
@@ -135,7 +135,7 @@ def resolve_identity(
 def _join_identifiers(
     first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules, now: float
 ) -> ResolvedIdentity:
-    """Returns the customer of `first` with those of `others` that may be joined to it, and those that stay apart."""
+    """Returns the customer of `first`, joined with those of `others` that may be, and those that stay apart."""
     target, sources, bindings = _target(first, others, rules)
     base, key = target.profile, target.name.key
     joining = _Joining(
@@ -168,7 +168,7 @@ def _join_identifiers(
 
 
 def _join(target: _Joining, first: _FollowedIdentifier, found: _FollowedIdentifier, rules: ProfileRules) -> None:
-    """Binds or merges what an identifier named, unless a limit keeps it apart. `first` came with it."""
+    """Binds or merges what an identifier points to, unless a limit forbids it. `first` came with it."""
     if found.name.key == target.key or any(found.name.key == source.key for source in target.sources):
         return
     if found.profile is None:
@@ -213,7 +213,7 @@ def new_profile(ident: KeyedId, rules: ProfileRules, now: float) -> Profile:
 
 
 def shared_profile(ident: KeyedId, rules: ProfileRules, now: float) -> Profile:
-    """Returns the profile of an identifier that named too many customers: its own customer, which joins nobody."""
+    """Returns the profile of an identifier that named too many customers: a customer that never merges."""
     return replace(new_profile(ident, rules, now), shared=True, version=1)
 
 
@@ -258,7 +258,7 @@ def _entry(key: ProfileKey, entries: Mapping[ProfileKey, Entry]) -> Entry:
 def _target(
     first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules
 ) -> tuple[_FollowedIdentifier, list[MergeSource], list[Binding]]:
-    """Returns the target customer, and the merges and bindings that follow from choosing it."""
+    """Returns the target customer, and the merges and bindings that its choice requires."""
     if first.profile is not None:
         for found in others:
             if (
@@ -286,7 +286,7 @@ def _takes(profile: Profile, first: _FollowedIdentifier, by: _FollowedIdentifier
 
 
 def _fits(ids: Ids, others: Ids, rules: ProfileRules, named: Sequence[_FollowedIdentifier]) -> bool:
-    """Whether a customer with `ids` may get `others`, since `named` came together, within `holds` and `binds`.
+    """Whether a customer with `ids` may get `others`, given `named` together, within the limits `holds` and `binds`.
 
     A limit refuses growth only: a customer who is past it from before can still get values of other kinds.
     """
@@ -327,7 +327,7 @@ def _joined_ids(target: _FollowedIdentifier, sources: Iterable[MergeSource], bin
 
 
 def _joins(found: _FollowedIdentifier, *, known: bool, user: bool) -> bool:
-    """Whether `found` merges with the target, which is a `known` customer or not and has a `user` id or not."""
+    """Whether `found` merges with the target, given whether that is `known` and has a `user` id."""
     other = found.profile
     if other is None or not other.is_known:
         return True

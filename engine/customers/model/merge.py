@@ -36,7 +36,7 @@ IDENTITY_FIELDS: Final = frozenset(
 
 
 def merge_profiles(target: Profile, source: Profile, key: ProfileKey, rules: ProfileRules, now: float) -> Profile:
-    """Returns `target` with everything of `source`, which was stored at `key`."""
+    """Returns `target` with all parts of `source`, which was stored at `key`."""
     unit = source.unit if target.undecided and not source.undecided else target.unit
     theirs = {} if source.undecided else {source.unit: now}
     merged = replace(
@@ -74,7 +74,7 @@ def record_unit(profile: Profile, unit: str, time: float) -> Profile:
 
 
 def add_identifiers(profile: Profile, idents: Iterable[KeyedId]) -> Profile:
-    """Returns the profile with `idents` added; `archive` splits off what is past the limit of a kind."""
+    """Returns the profile with `idents` added; `archive` takes those beyond the limit of their kind."""
     ids = profile.ids
     for kind, value, _ in idents:
         held = ids.get(kind, [])
@@ -84,7 +84,7 @@ def add_identifiers(profile: Profile, idents: Iterable[KeyedId]) -> Profile:
 
 
 def absorbed_keys(profile: Profile, hash_: KeyHasher) -> list[ProfileKey]:
-    """Returns the keys of the profiles that were merged into this one, as far as it lists them."""
+    """Returns the listed keys of profiles that were merged into this one."""
     if not profile.merged:
         return []
     marks = frozenset(profile.merged)

@@ -50,7 +50,7 @@ def earned_points(order: Order) -> float:
 def place_order(
     profile: Profile, key: str | None, order: Order, rules: ProfileRules, facts: Mapping[str, Scalar] | None = None
 ) -> OrderTotals:
-    """Adds a purchase, with what traits read of it. A second one with the same order id replaces it if it is newer."""
+    """Adds a purchase and the facts that traits read. A newer one with the same order id replaces it."""
     if key is None:
         change = _totals(profile, None, order, rules)
     else:
@@ -147,7 +147,7 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
 def _newer_facts(
     held: Order | None, stated: dict[str, Scalar], order: Order, facts: dict[str, Scalar]
 ) -> dict[str, Scalar]:
-    """The facts of the statement of an order that stands; `stated` are those of the one that is held."""
+    """The facts of the newer statement of an order; `stated` are those of the stored one."""
     if held is None or (order.time, order.revenue) > (held.time, held.revenue):
         return facts
     if (order.time, order.revenue) < (held.time, held.revenue):

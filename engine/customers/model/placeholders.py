@@ -1,4 +1,4 @@
-"""Drops placeholders from events where they enter, and reports them in the status of their item."""
+"""Removes placeholders from incoming events, and reports them in the status of their item."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def present_batch(
 
 
 def with_warnings(statuses: Sequence[EventStatus], warnings: Sequence[list[str]]) -> list[EventStatus]:
-    """Returns the statuses with the warnings of each; one that is rejected has its reason only."""
+    """Returns the statuses with their warnings; a rejected one has only its reason."""
     return [
         replace(status, warnings=[*status.warnings, *absent]) if absent and status.status != "rejected" else status
         for status, absent in zip(statuses, warnings, strict=True)

@@ -131,7 +131,7 @@ def record_activity(profile: Profile, event: Event, time: float, rules: ProfileR
 
 
 def _bound_recent(recent: dict[str, float], rules: ProfileRules) -> dict[str, float]:
-    """Drops the oldest times past the limit, but none that a moment reads."""
+    """Drops the oldest times beyond the limit, except those that a moment reads."""
     if len(recent) <= rules.recent_limit:
         return recent
     others = sorted((time, name) for name, time in recent.items() if name not in rules.watched_events)
@@ -238,17 +238,17 @@ def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRu
 
 
 def journey_order(item: JourneyItem) -> tuple[float, bool, str, float]:
-    """The sort key of journey items; the newest sorts last, and of two at the same time the one that ends it."""
+    """The sort key of journey items; the newest is last, and of two at the same time the one that ends it."""
     return item.time, item.value is None, repr(item.value), item.until
 
 
 def _by(event: Event) -> str:
-    """Returns the source tag of the event: that of its strongest identifier."""
+    """Returns the source tag of the event, from its strongest identifier."""
     return next(iter(source_tags(customer_ids(event))), "")
 
 
 def _number(value: object) -> float | None:
-    """Returns a number up to `MOST`, of which sums stay exact to the cent; None for anything else."""
+    """Returns a number up to `MOST`, whose sums stay exact to the cent; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""Identifiers that count towards the limits of a customer before they are joined to it.
+"""Reserves identifiers, which count towards a customer's limits before they are joined to it.
 
 A merge is several writes, and several processes may join identifiers to one customer at the same moment. So the first
 write is a reservation: an entry of `Profile.joining`, which names the identifier and the end of its life. Limits count
@@ -27,7 +27,7 @@ class Reservation(NamedTuple):
 def reserve_identifiers(
     profile: Profile, stored: Profile | None, reserved: Collection[str], now: float
 ) -> Reservation | None:
-    """Returns `stored`, or a new profile, with reservations of what `profile` has more; None if it has nothing more.
+    """Returns `stored`, or a new profile, with reservations for the additional ids of `profile`; None if none.
 
     Those that the caller `reserved` before are left out. Browsers and devices are reserved only for a customer who has
     nothing else, since the limits of another one do not count them.
@@ -51,7 +51,7 @@ def reserve_identifiers(
 
 
 def counted_ids(profile: Profile, now: float) -> dict[str, list[str]]:
-    """Returns the identifiers of a profile by kind, with those that are reserved at `now` (s since 1970)."""
+    """Returns a profile's identifiers by kind, including those reserved at `now` (s since 1970)."""
     ids = profile.ids
     for name, until in profile.joining.items():
         kind, _, value = name.partition(":")
@@ -61,7 +61,7 @@ def counted_ids(profile: Profile, now: float) -> dict[str, list[str]]:
 
 
 def drop_reservations(profile: Profile, names: Collection[str], now: float) -> Profile:
-    """Returns the profile without these reservations and without those that lapsed by `now` (s since 1970)."""
+    """Returns the profile without these reservations and those that lapsed by `now` (s since 1970)."""
     if not profile.joining:
         return profile
     kept = {name: until for name, until in profile.joining.items() if until > now and name not in names}

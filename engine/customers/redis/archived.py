@@ -1,4 +1,4 @@
-"""Formats of the archive of a profile in Redis (`model/archive.py` says what it is for).
+"""Redis formats of a profile's archive; `model/archive.py` describes its purpose.
 
 - `keyspace.archived_orders`: a string, the msgpack map of order id to the array of `Order`'s fields. Where traits read
   more of an order, the byte `0xc1`, which no msgpack begins with, and a msgpack array of that map and one of the facts.
@@ -28,14 +28,14 @@ _NO_FACTS: Final[Mapping[str, dict[str, Scalar]]] = MappingProxyType({})
 
 
 class ArchivedOrders(NamedTuple):
-    """Orders that are not in the profile, by id, and their facts."""
+    """Orders outside the profile, by id, and their facts."""
 
     orders: dict[str, Order]
     facts: Mapping[str, dict[str, Scalar]] = _NO_FACTS
 
 
 def decode_orders(value: StoredValue) -> ArchivedOrders:
-    """Decodes archived orders; there are none if nothing is stored.
+    """Decodes archived orders; empty if nothing is stored.
 
     Raises:
         UnreadableValueError: if this version does not write such a value.

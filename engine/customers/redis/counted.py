@@ -1,4 +1,4 @@
-"""Digests of the messages that were counted for a customer, so that a message counts once within `seen_life`.
+"""Digests of counted messages, so that a message counts once for a customer within `seen_life`.
 
 A digest is 64 bits of BLAKE2b. They are stored in three places, the newest first:
 
@@ -26,7 +26,7 @@ EarlierDigests = list[str | float]
 
 
 class StoredDigests(NamedTuple):
-    """The digests of a customer to store: in the profile, or beside it, and those that leave the second place."""
+    """A customer's digests to store: in the profile or beside it, and those that are moved further."""
 
     marks: bytes
     seen: bytes
@@ -44,7 +44,7 @@ def split_digests(blob: bytes) -> set[bytes]:
 
 
 def place_digests(lately: bytes, seen: bytes, limit: int) -> StoredDigests:
-    """Returns where to store the digests of a profile with its newest, and those `seen` before."""
+    """Returns the storage of a profile's digests, with its newest and those `seen` before."""
     if not seen and len(lately) <= INLINE * MARK:
         return StoredDigests(b"".join(sorted(lately[i : i + MARK] for i in range(0, len(lately), MARK))), b"", b"")
     every = seen + lately

@@ -1,4 +1,4 @@
-"""Store keys of identifiers: a keyed hash of kind and value, so no key reveals a person and no two kinds collide."""
+"""Store keys of identifiers: a keyed hash of kind and value, so that no key reveals a person and no kinds collide."""
 
 from collections.abc import Callable
 from hashlib import blake2b

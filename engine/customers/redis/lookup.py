@@ -19,7 +19,7 @@ HOPS = 16
 
 
 class StoredCustomer(NamedTuple):
-    """A customer as stored at `key`. `over` is the prefix of the entry, which a conditional write compares.
+    """A customer stored at `key`. `over` is the entry's prefix, which a conditional write compares.
 
     `to` is the key of the customer that this one is being merged into, if nothing is stored there yet.
     """
@@ -37,14 +37,14 @@ async def find_customer(pipeline: RedisPipeline, hash_: KeyHasher, value: str) -
 
 
 def candidate_keys(hash_: KeyHasher, value: str) -> list[ProfileKey]:
-    """Returns the keys of an identifier of unknown kind, the strongest kind first; `u-42` is no phone."""
+    """Returns the keys of an identifier of unknown kind, the strongest first; `u-42` cannot be a phone."""
     kinds = [kind for kind in KINDS if kind != "phone" or not any(map(str.isalpha, value))]
     named = {kind: normalize_identifier(kind, value) for kind in kinds if not is_placeholder(value, kind)}
     return [hash_(kind, name) for kind, name in named.items() if name]
 
 
 async def find_stored(pipeline: RedisPipeline, places: list[ProfileKey]) -> StoredCustomer | None:
-    """Returns the first customer that one of `places` leads to, with all identifiers that ever were theirs."""
+    """Returns the first customer that one of `places` leads to, with all identifiers ever bound to them."""
     entries = await read_entries(pipeline, places) if places else {}
     for key in places:
         end = await _end(pipeline, key, entries)
@@ -58,7 +58,7 @@ async def find_stored(pipeline: RedisPipeline, places: list[ProfileKey]) -> Stor
 
 
 async def find_damaged(pipeline: RedisPipeline, places: list[ProfileKey]) -> StoredCustomer | None:
-    """Finds a customer as `find_stored` does, and also one whose stored value cannot be read.
+    """Finds a customer as `find_stored` does, or one whose stored value cannot be read.
 
     Their profile is empty, but for the archived identifiers; `over` is the whole value.
     """
@@ -104,7 +104,7 @@ def as_mapping(reply: RedisReply) -> Mapping[bytes, bytes]:
 
 
 async def _end(pipeline: RedisPipeline, key: ProfileKey, entries: dict[ProfileKey, Entry]) -> ProfileKey:
-    """Returns the key at the end of the pointers from `key`; adds the entries on the way to `entries`."""
+    """Returns the key at the end of the pointers from `key`; adds the entries on the path to `entries`."""
     for _ in range(HOPS):
         entry = entries[key]
         if not isinstance(entry, Pointer | FrozenProfile):

@@ -1,4 +1,4 @@
-"""Reads the data beside the profiles that merge into a customer. The profiles are frozen, so a read is final."""
+"""Reads data stored beside merging profiles. Those profiles are frozen, so one read is final."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from engine.customers.redis.pipeline import RedisPipeline
 
 
 class SourceValues(NamedTuple):
-    """By source, where it has any: encoded counters, members of archived identifiers, and earlier digests."""
+    """The values by source, if it has any: encoded counters, archived identifiers, and earlier digests."""
 
     counts: dict[ProfileKey, bytes]
     members: dict[ProfileKey, list[bytes]]

@@ -33,7 +33,7 @@ RedisClient = Redis | RedisCluster
 
 
 class Script(NamedTuple):
-    """A Lua script and the hash by which the server knows it."""
+    """A Lua script and its hash, by which the server identifies it."""
 
     text: str
     sha: str

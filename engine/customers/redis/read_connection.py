@@ -1,4 +1,4 @@
-"""Reads of one process over a connection of their own: MGET in, values out, without a task or a lock on the way.
+"""A connection for reads only: MGET requests in, values out, without a task or a lock per read.
 
 redis-py's path of one command is a pool, a lock, a retry, two time limits and a task. Here a read is one write to the
 socket, and its reply calls the reader. Everything else stays with redis-py: it serves reads while this connection is
@@ -41,7 +41,7 @@ class ReadConnection(asyncio.Protocol):
     """The connection for reads beside a client of redis-py."""
 
     def __init__(self, options: Mapping[str, object], timeout: float) -> None:
-        """Takes the options of a plain address, as redis-py parses it, and the time for each answer (s)."""
+        """Takes the options of a plain address, as redis-py parses it, and the timeout of each answer (s)."""
         self._options = options
         self._timeout = timeout
         self._waiting: deque[tuple[float, TakeOutcome]] = deque()
@@ -54,19 +54,19 @@ class ReadConnection(asyncio.Protocol):
         """Whether `read` may be called."""
 
     def open_soon(self) -> None:
-        """Start to open, unless that is on its way or was tried a moment ago."""
+        """Start to open, unless an attempt is in progress or failed a moment ago."""
         loop = asyncio.get_running_loop()
         if self._opening is None and loop.time() - self._opened_at >= _REOPEN_SECONDS:
             self._opened_at = loop.time()
             self._opening = loop.create_task(self._open())
 
     def read(self, keys: Sequence[str], take: TakeOutcome) -> None:
-        """Send one MGET; `take` gets its outcome, later. Only while `is_open`."""
+        """Send one MGET; `take` gets the outcome later. Call it only while `is_open`."""
         loop = asyncio.get_running_loop()
         self._send(("MGET", *keys), take, loop.time() + self._timeout)
 
     async def close(self) -> None:
-        """End the connection and the reads that wait for it."""
+        """Close the connection, and end the reads that wait for it."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -90,11 +90,11 @@ class ReadConnection(asyncio.Protocol):
             self._end(StoreConnectionError(f"the server's reply is not Redis: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the reads that wait."""
+        """End the waiting reads."""
         self._end(StoreConnectionError(f"connection lost: {exc}" if exc else "the server closed the connection"))
 
     async def _open(self) -> None:
-        """Connect, and greet the server; on failure the connection stays closed."""
+        """Connect, and greet the server; after a failure the connection stays closed."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._connect()
@@ -142,7 +142,7 @@ class ReadConnection(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        """Close if the oldest read is overdue; else look again when it is due."""
+        """Close if the oldest read is overdue; else check again when it is due."""
         loop, self._timer = asyncio.get_running_loop(), None
         if not self._waiting:
             return
@@ -171,7 +171,7 @@ def _settle(answered: "asyncio.Future[ReadOutcome]", outcome: ReadOutcome) -> No
 
 
 def connect_reads(url: str, timeout: float) -> ReadConnection | None:
-    """A connection for reads to the server at `url`, not open yet; None where the address asks for more than plain."""
+    """A read connection to the server at `url`, not open yet; None if the address needs more than plain TCP."""
     try:
         options = parse_url(url)
     except ValueError:  # a cluster; or no address at all, which redis-py reports

@@ -12,5 +12,5 @@ _ERASE = load_script(Path(__file__).with_name("erase.lua"))
 
 
 async def write_tombstone(pipeline: RedisPipeline, key: ProfileKey, over: bytes, rules: ProfileRules) -> RedisReply:
-    """Replace the entry at `key`, if it begins with `over`, by a tombstone; truthy where it did."""
+    """Replace the entry at `key` by a tombstone if it begins with `over`; truthy if it was replaced."""
     return await pipeline.call(_ERASE, keyspace.customer_keys(key), (over, TOMBSTONE, int(rules.tombstone_life * 1000)))

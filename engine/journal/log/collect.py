@@ -66,7 +66,7 @@ class UncommittedRows:
         """The counts of deduplicated and quarantined records since the start, by name (`stream.publish_counts`)."""
 
     def take(self, delivery: stream.Delivery) -> None:
-        """Turn the records of a delivery into rows; a record that cannot be used is quarantined with the reason."""
+        """Turn a delivery's records into rows; an unusable record is quarantined with the reason."""
         now = stream.position_key(delivery.position)[0] / 1000
         for _, payload in delivery.frames:
             try:
@@ -78,7 +78,7 @@ class UncommittedRows:
             self._quarantine_broken(delivery, now)
 
     def _quarantine_broken(self, delivery: stream.Delivery, now: float) -> None:
-        """Quarantine what of an entry is no frame, once: it has no sequence number by which a repetition is known."""
+        """Quarantine an entry's bytes that are no frame, once: they have no sequence number to deduplicate by."""
         source = f"{delivery.partition}/{delivery.spool}@{delivery.position}"
         if source in self._broken:
             return
@@ -89,7 +89,7 @@ class UncommittedRows:
         self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
 
     def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
-        """Commit all rows; returns how many per table. After an OSError they stay uncommitted."""
+        """Commit all rows; returns the number per table. After an OSError they stay uncommitted."""
         for place in tuple(self._rows):
             self._pack(place)
         written = Counter[str]()
@@ -112,7 +112,7 @@ class UncommittedRows:
         return written
 
     def _add(self, record: LoggedRecord) -> None:
-        """Add the rows of a record that are not in the log yet."""
+        """Add a record's rows that are not in the log yet."""
         table, day, rows = parquet.rows_of_record(record)
         before = len(rows)
         rows = self._deduplicator.new_rows(record, day, rows)
@@ -137,11 +137,11 @@ class ErasureTask(Protocol):
     """Deletes erased customers' rows from the log that is collected into; erasure is a room above this one."""
 
     def running(self, client: stream.StreamClient, log: Path) -> AbstractContextManager[None]:
-        """Delete rows as erasures are announced, beside the collector, until the block ends."""
+        """Delete rows as erasures are announced, in parallel with the collector, until the block ends."""
         ...
 
     def finish(self, client: stream.StreamClient, log: Path) -> int:
-        """Delete the rows of all customers erased so far; returns how many."""
+        """Delete the rows of all customers erased so far; returns their number."""
         ...
 
 
@@ -201,7 +201,7 @@ def collect(
 
 
 def _require_store(client: stream.StreamClient) -> None:
-    """Raise StoreUnavailable if the store does not answer, before a lock or a folder is made for it."""
+    """Raise StoreUnavailable if the store does not answer, before creating a lock or a folder."""
     try:
         client.ping()
     except RedisError as error:
@@ -209,7 +209,7 @@ def _require_store(client: stream.StreamClient) -> None:
 
 
 class _LogGoneError(Exception):
-    """The log was deleted or moved away while it was collected into."""
+    """The error that the log was deleted or moved while it was collected into."""
 
 
 class _Collector:
@@ -240,14 +240,14 @@ class _Collector:
         self._published = -_PUBLISH_SECONDS
 
     def run(self, stop: threading.Event, drained: Drain | None) -> CollectSummary:
-        """Collect until `stop` or until `drained`; erased rows are deleted meanwhile, in a drain at the end."""
+        """Collect until `stop` or `drained`; erased rows are deleted meanwhile, in a drain at the end."""
         if drained is not None:
             return self._run(stop, drained)
         with self._erasures.running(self._client, self._log_dir):
             return self._run(stop, None)
 
     def _run(self, stop: threading.Event, drained: Drain | None) -> CollectSummary:
-        """Read, commit and compact until stopped or drained; an unreachable store only delays it, except in a drain."""
+        """Read, commit and compact until stopped or drained; an unreachable store delays it, and ends a drain."""
         ready, outage = False, LogOnce("cannot collect; records wait in the streams", "collecting again")
         ending: float | None = None
         compacted = time.monotonic()
@@ -283,13 +283,13 @@ class _Collector:
                 stop.wait(_IDLE)
 
     def _drop_removed_spools(self) -> None:
-        """Start reading from the last commit, without the marks of spools that are gone."""
+        """Start reading from the last commit, without the marks of removed spools."""
         since = int(time.time() * 1000) - _MARK_LIFE_MS
         self._committed = stream.drop_removed_spools(self._client, self._committed, since)
         self._reader = stream.Reader(self._client, _READER, self._committed, partitions=self._partitions)
 
     def _flush(self, *, force: bool) -> None:
-        """Commit if it is due, then release in the store what is committed.
+        """Commit if a commit is due, then release the committed entries in the store.
 
         In this order: a spool or stream entry may be deleted only once its records are in the log.
         """
@@ -320,14 +320,14 @@ class _Collector:
         return {**collected, **self._rows.figures, "lost|collector|collector": len(self._reader.lost)}
 
     def _compact(self) -> None:
-        """Merge small files where that is due; a full disk only postpones it."""
+        """Merge small files if that is due; a full disk only postpones it."""
         try:
             compact.compact_due(self._log_dir, time.time())
         except OSError as error:
             _log.warning("cannot compact the log; it grows in small files", error=str(error))
 
     def _summary(self, waiting: int) -> CollectSummary:
-        """The result of collecting; every gap of lost records is also an error line in the log."""
+        """The result of collecting; every gap of lost records is also logged as an error."""
         for lost in self._reader.lost:
             _log.error(
                 "the store lost records before they were collected; check its memory limit and its persistence",

@@ -1,4 +1,4 @@
-"""Atomic changes of the Parquet log: files are added, replaced and removed all together or not at all.
+"""Atomic changes of the Parquet log: a commit adds, replaces and removes all its files or none.
 
 A commit has four steps. A process may be killed at any of them:
 
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """The contents of the log: the streams up to `progress`, after commit number `commit`.
+    """The state of the log: it contains the streams up to `progress`, after commit number `commit`.
 
     `publish` maps hidden names to names and `remove` lists names to delete, until they are settled. `erased` maps
     digests of erased customers to the time of erasure (s since 1970): their earlier records are dropped on arrival.
@@ -58,7 +58,7 @@ class LogChange(msgspec.Struct, frozen=True):
 
 
 def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait: bool = True) -> bool:
-    """Change the log; `change` gets the checkpoint before. A None `progress` or `erased` leaves it as it is.
+    """Change the log; `change` gets the previous checkpoint. A None `progress` or `erased` stays unchanged.
 
     Replacing or removing files waits for readers (`locks.log_read_lock`), or gives up with `wait=False`. Returns if
     anything changed.
@@ -108,7 +108,7 @@ def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait:
 
 
 def _complete(log: Path) -> None:
-    """Publish the files; the commit is decided, so a failure here is left to the next commit."""
+    """Publish the files of a decided commit; a failure here is left to the next commit."""
     try:
         sync_directory(log)
         settle_log(log)
@@ -117,7 +117,7 @@ def _complete(log: Path) -> None:
 
 
 def settle_log(log: Path) -> Checkpoint:
-    """Publish and remove what the last commit left undone; returns the checkpoint."""
+    """Complete the publishing and removing of the last commit; returns the checkpoint."""
     checkpoint = read_checkpoint(log)
     touched: set[Path] = set()
     for temporary, name in checkpoint.publish.items():
@@ -153,7 +153,7 @@ def committed_files(log: Path, tables: Collection[str]) -> tuple[bytes, list[Pat
 
 
 def read_checkpoint(log: Path) -> Checkpoint:
-    """The checkpoint of the log; an empty one if nothing was committed yet.
+    """The checkpoint of the log; empty before the first commit.
 
     Raises:
         JournalError: if the file is damaged.
@@ -169,7 +169,7 @@ def read_checkpoint(log: Path) -> Checkpoint:
 
 @contextmanager
 def collector_lock(log: Path) -> Iterator[Callable[[], bool] | None]:
-    """Take the log's collector lock: yields None if another process holds it, else a check that it is still ours.
+    """Take the log's collector lock: yields None if another process holds it, else a check that we still hold it.
 
     The check fails once the log was deleted or moved away: another collector may have started in its place.
     """

@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 def compact(log: Path, table: parquet.LogTable, day: str, *, least: int = 2) -> bool:
-    """Merge the files of a table's day that are smaller than `SMALL`, if there are at least `least`; whether it did.
+    """Merge a day's files below `SMALL` bytes if there are at least `least`; returns whether it did.
 
     It does nothing while a reader holds `locks.log_read_lock`.
     """

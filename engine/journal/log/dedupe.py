@@ -33,7 +33,7 @@ _MARKS: dict[parquet.LogTable, frozenset[str]] = {"decisions": frozenset("r"), "
 
 
 class _MergeProperties(msgspec.Struct):
-    """Properties of a merge event: customer `before` became part of customer `after`."""
+    """The properties of a merge event: customer `before` became part of customer `after`."""
 
     before: str = msgspec.field(name="from")
     after: str = msgspec.field(name="into")
@@ -86,7 +86,7 @@ class Deduplicator:
             self._load(day)
 
     def new_rows(self, record: AnyRecord | LoggedRecord, day: str, rows: list[parquet.Row]) -> list[parquet.Row]:
-        """The rows of a record that are not in the log yet."""
+        """A record's rows that are not in the log yet."""
         if isinstance(record, EventRecord):
             self._load_late(day)
             if record.event == MERGED:
@@ -119,7 +119,7 @@ class Deduplicator:
         return True
 
     def _load_late(self, day: str) -> None:
-        """Load the day of a late record and the next: its first copy may be in either."""
+        """Load the keys of a late record's day and the next one: its first copy may be in either."""
         if day in self._seen:
             return
         last = max(self._seen, default="")
@@ -149,7 +149,7 @@ class Deduplicator:
                         ids.add(hash((table, *row)))
 
     def _merge(self, day: str, properties: bytes | str) -> None:
-        """Compare two merged customers as one from now on."""
+        """Treat two merged customers as one from now on."""
         try:
             merge = _merge.decode(properties)
         except msgspec.MsgspecError:

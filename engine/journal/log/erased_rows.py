@@ -1,4 +1,4 @@
-"""Rows of erased customers that reach the log after the erasure: dropped before they are committed."""
+"""Drops erased customers' rows that arrive after the erasure, before they are committed."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,7 +7,7 @@ from engine.hashing import identifier_digest
 
 
 def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.RecordBatch:
-    """Drops the rows of customers erased later than the row, and the device of others' rows made on such a device.
+    """Drops rows of customers erased after the row's time, and the device of other rows made on such a device.
 
     Args:
         batch: rows of one table.
@@ -27,7 +27,7 @@ def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.Record
 
 
 def without_device(batch: pa.RecordBatch, where: pa.Array) -> pa.RecordBatch:
-    """The rows with `device` and `trace` set to null `where` the mask is true: the trace names the device too."""
+    """The rows with `device` and `trace` set to null where `where` is true: the trace contains the device too."""
     for name in {"device", "trace"} & set(batch.schema.names):
         index = batch.schema.get_field_index(name)
         field = batch.schema.field(index)

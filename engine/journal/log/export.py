@@ -1,4 +1,4 @@
-"""Exports a person's rows: from the Parquet log, and from the streams that are not collected yet."""
+"""Exports a person's rows from the Parquet log, and from streams that are not collected yet."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -38,14 +38,14 @@ def export_rows(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dic
 
 
 class RecentRows(NamedTuple):
-    """A customer's newest rows by table; `since` is the oldest day that was read, empty if the whole log was."""
+    """A customer's newest rows by table; `since` is the oldest day read, empty if the whole log was read."""
 
     rows: dict[str, list[dict[str, object]]]
     since: str
 
 
 def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float, traced: bool = False) -> RecentRows:
-    """Exports as `export_rows` does, the newest days first, until all are read or `seconds` are over.
+    """Exports as `export_rows` does, newest days first, until all are read or `seconds` have passed.
 
     A day is read whole. With `traced` the decisions have their traces, as bytes.
 
@@ -90,7 +90,7 @@ def _add_uncollected(
     *,
     traced: bool = False,
 ) -> None:
-    """Add the customer's records in the streams of the store that are not in the log.
+    """Add the customer's records in the streams that are not in the log.
 
     Raises:
         StoreUnavailable: if the store does not answer.
@@ -105,7 +105,7 @@ def _add_uncollected(
 
 
 def _plain(row: dict[str, object], *, traced: bool = False) -> dict[str, object]:
-    """A row for JSON: times as text, without the columns that only Counterpoint reads unless `traced`."""
+    """A row for JSON: times as text, without columns that only Counterpoint reads unless `traced`."""
     return {
         name: value.isoformat() if hasattr(value, "isoformat") else value
         for name, value in row.items()

@@ -1,4 +1,4 @@
-"""The decisions of the log as they were asked for, to be made again by another plan."""
+"""Reads the requests of logged decisions, so that another plan can decide them again."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -17,7 +17,7 @@ MOST_FILES = 200
 
 
 def logged_requests(log: Path) -> Iterator[traces.Trace]:
-    """The traces of all decisions in the log, in the order of their times.
+    """The traces of all decisions in the log, in time order.
 
     Raises:
         BadInput: if there are none, or they have a format that this release does not read.
@@ -34,7 +34,7 @@ def logged_requests(log: Path) -> Iterator[traces.Trace]:
 
 
 def latest_requests(log: Path, most: int) -> list[traces.Trace]:
-    """Traces of decisions in the newest files of the log, up to `most`, in the order of their times.
+    """Up to `most` traces of decisions in the newest files of the log, in time order.
 
     They are recent, not exactly the last: of a large file its first rows are read, so that the time is bounded.
 

@@ -1,4 +1,4 @@
-"""A customer's offers for staff: what was offered when and where, whether it was seen, and what came of it.
+"""A customer's offers for staff: the time and channel of each, whether it was seen, and its outcomes.
 
 It is made of the log's rows and of the records that are not collected yet, so that it has what was answered a moment
 ago. The request's context names the `staff` and the `store` that offered, an event's properties the staff that took the
@@ -32,7 +32,7 @@ class OfferOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class OfferedOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One offer that a customer was offered; `seen` is when it was first seen, `placement` may name a list's item."""
+    """One offer that a customer got; `seen` is its first exposure, `placement` may name a list's item."""
 
     offer: str
     placement: str
@@ -85,7 +85,7 @@ def _offered(
 
 
 def _outcomes(row: LoggedFields, name: str, events: Sequence[LoggedFields]) -> Iterator[OfferOutcome]:
-    """The events about this offer of the decision; an item of a list must be named."""
+    """The events about this offer of the decision; for a list they must name the item."""
     for event in events:
         properties = _decoded(event)
         placement = properties.get("placement", None if row["position"] else name)
@@ -110,7 +110,7 @@ def _staff(named: LoggedFields) -> str | None:
 
 
 def _context(row: LoggedFields) -> LoggedFields:
-    """The context of a decision's request; empty where its trace cannot be read."""
+    """The context of a decision's request; empty if its trace cannot be read."""
     trace = row["trace"]
     try:
         return decode_trace(trace).request.context if isinstance(trace, bytes) else {}

@@ -92,7 +92,7 @@ SCHEMAS: dict[LogTable, pa.Schema] = {
 
 
 def rows_of_record(record: AnyRecord | LoggedRecord) -> tuple[LogTable, str, list[Row]]:
-    """The table of `record`, its partition day and its rows.
+    """A record's table, its partition day and its rows.
 
     The day is that of the record's time in UTC. An event goes to the day on which it was received, so that a late
     event adds to today's files and not to those of a closed day.
@@ -138,7 +138,7 @@ def as_columns(table: LogTable, rows: list[Row]) -> pa.RecordBatch:
 
 
 def _as_column(kind: pa.DataType, values: tuple[object, ...]) -> pa.Array:
-    """One column. Of lists, which rows share (`candidates_of`), each is converted once."""
+    """One column. Lists that rows share (`candidates_of`) are converted once."""
     if not pa.types.is_list(kind):
         return pa.array(values, type=kind)
     places: dict[int, int] = {}
@@ -159,7 +159,7 @@ def write_table(path: Path, table: LogTable, batches: list[pa.RecordBatch]) -> N
 
 
 def read_table(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
-    """The named columns of a file (all by default), with `filters` some of its rows.
+    """The named columns of a file (default: all), limited to rows that match `filters`.
 
     Columns that an older file lacks are null. Empty where the file was compacted away meanwhile, or is damaged: one
     damaged file does not stop the others.
@@ -190,7 +190,7 @@ def copy_files(
 
 
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch with the schema's columns in their order; columns that it lacks are null."""
+    """A batch with the schema's columns in order; missing columns are null."""
     return pa.record_batch(
         [
             batch.column(field.name) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
@@ -214,7 +214,7 @@ def _microseconds(time: float) -> int:
 
 
 def _decision_rows(record: DecisionRecord | LoggedDecision, time: int) -> list[Row]:
-    """The rows of a decision at `time` in microseconds; only the first has the trace, which is the largest part."""
+    """The rows of a decision at `time` (µs); only the first has the trace, the largest part."""
     trace: bytes | None = record.trace or None
     rows: list[Row] = []
     for row in record.rows:

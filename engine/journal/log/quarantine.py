@@ -1,4 +1,4 @@
-"""The log's quarantine: records that could not be counted or learnt, listed, and sent again once the cause is mended.
+"""The log's quarantine: lists records that could not be counted or learnt, and sends them again after a repair.
 
 A replay takes records out of the quarantine and into a new spool of this machine, from which they go the way of all
 records: to the learner, and into the log, where events that are there already are dropped. The steps:
@@ -43,14 +43,14 @@ class QuarantinedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
-    """The numbers of records that were spooled again, and of those that stay since they cannot be read."""
+    """The numbers of records spooled again, and of those that stay because they cannot be read."""
 
     replayed: int
     unreadable: int
 
 
 def list_quarantine(log: Path, reason: str = "") -> list[QuarantinedRecord]:
-    """The records whose reason begins with `reason`, the oldest first."""
+    """The records whose reason begins with `reason`, oldest first."""
     found: list[QuarantinedRecord] = []
     with locks.log_read_lock(log):
         for path in _files(log):
@@ -64,7 +64,7 @@ def list_quarantine(log: Path, reason: str = "") -> list[QuarantinedRecord]:
 
 
 def replay_quarantine(log: Path, spools: Path, partitions: int, reason: str = "") -> ReplaySummary:
-    """Send the readable records whose reason begins with `reason` again, through a new spool under `spools`.
+    """Send the readable records whose reason begins with `reason` again, by a new spool under `spools`.
 
     Raises:
         OSError: if the disk is full. Nothing is lost: call it again.
@@ -120,7 +120,7 @@ def _frames(bodies: list[bytes], partitions: int) -> Iterator[bytes]:
 
 
 def _spool(frames: Path, root: Path) -> None:
-    """Make the spool of these frames, whole: nobody adopts it before."""
+    """Make the complete spool of these frames under a name that no process adopts before it is finished."""
     name = hashlib.blake2b(str(frames.resolve()).encode() + frames.read_bytes(), digest_size=16).hexdigest()
     with root_lock(root):
         place = root / name
@@ -135,7 +135,7 @@ def _spool(frames: Path, root: Path) -> None:
 
 
 def _decode_or_none(body: bytes) -> AnyRecord | None:
-    """The record, if the log can take it now."""
+    """The record if the log can take it now; else None."""
     try:
         record = decode(body)
         parquet.rows_of_record(record)

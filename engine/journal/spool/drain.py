@@ -1,4 +1,4 @@
-"""Waits until everything that this machine answered before a moment is shipped, or collected.
+"""Waits until everything that this machine answered before the call is shipped or collected.
 
 `collect --drain` and `learn --until-done` end only then. Spools whose process died are adopted and shipped here.
 """
@@ -35,7 +35,7 @@ class Drain:
         self._moved = time.monotonic()
 
     def done(self) -> bool:
-        """Whether all records have arrived, or none has for `PATIENCE`. Ships the spools that no process ships."""
+        """Whether all records arrived, or none has for `PATIENCE`. Ships the spools that no process ships."""
         adopted = ship.adopt_spools(self._root)
         if adopted:
             self._adopted += adopted
@@ -47,7 +47,7 @@ class Drain:
         return not self._waiting or time.monotonic() - self._moved > PATIENCE
 
     def finish(self) -> int:
-        """Remove collected spools and release the others; returns how many spools still hold records.
+        """Remove collected spools and release the others; returns the number of spools that still hold records.
 
         Raises:
             RedisError: if the store does not answer what is collected.
@@ -63,7 +63,7 @@ class Drain:
         self._adopted = []
 
     def _reached(self, partition: int, name: str) -> int:
-        """The last sequence number of a spool that is shipped, or collected."""
+        """The last sequence number of a spool that is shipped or collected."""
         return int(self._client.hget(getattr(keyspace.partition(partition), self._until), name) or 0)
 
     async def _remove(self) -> None:

@@ -1,4 +1,4 @@
-"""Frames: records as they are in a spool's segments and in the entries of a stream.
+"""Frames: the encoding of records in a spool's segments and in stream entries.
 
 Little-endian, without padding between them:
 
@@ -65,7 +65,7 @@ def decode_payloads(data: bytes, behind: int) -> tuple[list[tuple[int, bytes]], 
 
 
 def _frame_end(view: memoryview, at: int) -> int:
-    """The end of the frame that begins at `at`; `at` itself if it is torn or altered."""
+    """The end of the frame at `at`; `at` itself if the frame is torn or altered."""
     if at + HEADER.size > len(view):
         return at
     length, crc, _, _ = HEADER.unpack_from(view, at)

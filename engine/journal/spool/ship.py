@@ -43,7 +43,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Lag(NamedTuple):
-    """The records of a worker's own spool that are not in the streams yet; `error` is the store's reason to refuse."""
+    """The records of a worker's own spool that are not in the streams yet; `error` is the store's last refusal."""
 
     records: int
     bytes: int
@@ -52,7 +52,7 @@ class Lag(NamedTuple):
 
 
 class Shipment:
-    """The progress of one spool: a position in its files and the last sequence number shipped to each partition."""
+    """The progress of one spool: a position in its files and the last sequence number shipped per partition."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +94,7 @@ class Shipment:
         return True
 
     async def _send(self, client: AsyncStreamClient, batches: dict[int, list[Frame]]) -> list[bool]:
-        """Add each partition's batch to its stream; False where it ended elsewhere than believed, which is known now.
+        """Add each partition's batch to its stream; False if a stream ended elsewhere, whose end is now known.
 
         One round trip, in a cluster one per node. An error of one partition is raised after all were sent.
         """
@@ -145,7 +145,7 @@ class Shipment:
         return done >= self._last_in.keys()
 
     async def delete_progress(self, client: AsyncStreamClient) -> None:
-        """Delete from the store how far a removed spool was shipped."""
+        """Delete from the store the shipping progress of a removed spool."""
         for partition in self._shipped:
             await client.hdel(keyspace.partition(partition).shipped, self.path.name)
 
@@ -173,7 +173,7 @@ class Shipper:
         self._error: str | None = None
 
     async def run(self) -> None:
-        """Ship until `stop`. While the store refuses records they wait in the spool, at last for another process."""
+        """Ship until `stop`. Records that the store refuses stay in the spool, which another process may adopt."""
         outage = LogOnce("the store refuses records; they wait in the spool", "the store takes records again")
         pause, scanned, looked = self._interval, -self._scan, time.monotonic()
         async with connect_shipper(self._url, timeout=_TIMEOUT) as client:
@@ -221,7 +221,7 @@ class Shipper:
         return Lag(records, size, seconds, self._error)
 
     async def _step(self, client: AsyncStreamClient) -> bool:
-        """One step of the own spool and of every adopted one; True if any shipped something."""
+        """Ship the next records of the own spool and of every adopted one; True if any shipped something."""
         begun = time.monotonic()
         end = self._own.seq
         busy = self._own.is_open and await self._shipment.step(client)
@@ -237,13 +237,13 @@ class Shipper:
         return busy
 
     def _pause_after(self, *, busy: bool) -> float:
-        """Seconds to the next step: none while a backlog is left, such as that of an outage."""
+        """Seconds until the next step: 0 while a backlog is left, such as after an outage."""
         if self._shipment.is_behind or any(shipment.is_behind for shipment, _ in self._adopted):
             return 0.0
         return min(_BUSY_SECONDS, self._interval) if busy else self._interval
 
     async def _finish(self, client: AsyncStreamClient) -> None:
-        """Ship what is left when the worker stops, for some seconds at most."""
+        """Ship the rest when the worker stops, for some seconds at most."""
         try:
             async with asyncio.timeout(_FINISH_SECONDS):
                 while await self._step(client):
@@ -290,7 +290,7 @@ async def ship_spools(adopted: list[tuple[Shipment, int]], url: str) -> None:
 async def remove_collected(
     adopted: list[tuple[Shipment, int]], client: AsyncStreamClient
 ) -> list[tuple[Shipment, int]]:
-    """Remove the adopted spools of which everything is collected; returns the others."""
+    """Remove the adopted spools whose records are all collected; returns the others."""
     left: list[tuple[Shipment, int]] = []
     for shipment, lock in adopted:
         if not await shipment.tidy(client) or spool.read_frames(shipment.path, shipment.cursor, 1)[0]:

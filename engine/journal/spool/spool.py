@@ -95,11 +95,11 @@ class Spool:
 
     @property
     def is_open(self) -> bool:
-        """Whether the spool exists; on a full disk it is created by the first append that finds space."""
+        """Whether the spool exists; on a full disk the first append that finds space creates it."""
         return self._segment != _NOT_OPEN
 
     def check_space(self) -> None:
-        """Check that the next append will be taken, as far as the free space of the disk tells.
+        """Check that the disk has space for the next append.
 
         Raises:
             JournalError: if the disk is full or nearly so.
@@ -144,7 +144,7 @@ class Spool:
         return seq
 
     def roll(self) -> None:
-        """Start a new segment, so that the one before can be deleted once it is collected."""
+        """Start a new segment, so that the previous one can be deleted once it is collected."""
         self.restore()
         segment = self._open_segment()
         os.close(self._segment)
@@ -172,7 +172,7 @@ class Spool:
         return self._size
 
     def restore(self) -> bool:
-        """Restore a spool that was deleted or moved away, from its open last segment; False if it is there.
+        """Restore a spool that was deleted or moved from its open last segment; False if nothing is missing.
 
         Name and sequence numbers stay, so records that were shipped are not shipped twice.
 
@@ -223,7 +223,7 @@ class Spool:
         return segment
 
     def _write(self, data: bytes) -> bool:
-        """Write to the current segment; False if another program had truncated it, so readers would not see `data`."""
+        """Write to the current segment; False if another program truncated it, so that readers would miss `data`."""
         try:
             rest = memoryview(data)
             while rest:
@@ -271,7 +271,7 @@ class Spool:
 
 
 def read_frames(path: Path, cursor: Cursor, limit: int = 256 << 10) -> tuple[list[Frame], Cursor]:
-    """Reads about `limit` bytes of frames from `cursor` on; returns them and the position after them.
+    """Reads about `limit` bytes of frames from `cursor` on; returns the frames and the next position.
 
     At the end, or before a torn frame of the last segment, there are none and the position stays.
     """
@@ -298,7 +298,7 @@ def bytes_after(path: Path, cursor: Cursor) -> int:
 
 
 def last_sequences(path: Path) -> dict[int, int]:
-    """The last sequence number of each partition in a spool."""
+    """The last sequence number per partition in a spool."""
     last: dict[int, int] = {}
     cursor = START
     with suppress(FileNotFoundError):  # its process may remove it at this moment
@@ -309,12 +309,12 @@ def last_sequences(path: Path) -> dict[int, int]:
 
 
 def segments_of(path: Path) -> list[int]:
-    """The segments of a spool in order, each by the first sequence number that it may hold."""
+    """A spool's segments in order, each by the first sequence number that it may hold."""
     return sorted(int(entry.stem) for entry in path.iterdir() if entry.suffix == _SUFFIX)
 
 
 def delete_segment(path: Path, segment: int) -> None:
-    """Delete a segment of which every record is collected."""
+    """Delete a segment whose records are all collected."""
     _segment_path(path, segment).unlink(missing_ok=True)
 
 
@@ -335,7 +335,7 @@ def list_spools(root: Path) -> list[Path]:
 
 
 def remove_spool(path: Path, lock: int) -> None:
-    """Delete a spool of which every record is collected, and release its lock."""
+    """Delete a spool whose records are all collected, and release its lock."""
     with root_lock(path.parent):
         shutil.rmtree(path)
         os.close(lock)
@@ -354,7 +354,7 @@ def claim_spool(path: Path) -> int | None:
 
 @contextmanager
 def root_lock(root: Path) -> Iterator[None]:
-    """Serialize making, claiming and removing spools: none is claimed between its making and its locking."""
+    """Serializes making, claiming and removing spools, so that none is claimed before it is locked."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -371,7 +371,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _is_same_file(file: int, path: Path) -> bool:
-    """Whether the open `file` is what `path` names now."""
+    """Whether `path` still names the open `file`."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:

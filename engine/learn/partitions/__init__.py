@@ -1,1 +1,1 @@
-"""Learners beside each other: which partitions each teaches, its leases on them, and the sum of their policies."""
+"""Learners that share the work: the partitions that each teaches, its leases on them, and the sum of their policies."""

@@ -1,4 +1,4 @@
-"""What learners publish beside each other: versions, trips of breakers, and the sum of partitions' policies.
+"""Combines what several learners publish: versions, trips of breakers, and the sum of partitions' policies.
 
 A learner of some partitions publishes a part, named SELECTION/PARTITIONS. Sufficient statistics are sums, so the policy
 of all partitions is prior + Σ (part - prior). Invariants:
@@ -75,7 +75,7 @@ def combine_parts(client: stream.StreamClient, rules: RewardRules) -> dict[str, 
 
 
 def publish_remainder(client: stream.StreamClient, rules: RewardRules) -> None:
-    """Publish as a part what the current snapshots contain beyond their parts: the lessons of a learner of all.
+    """Publish as a part what current snapshots contain beyond their parts: lessons of an unpartitioned learner.
 
     A learner of some partitions calls this before it publishes anything; otherwise the first sum would drop them.
     """
@@ -102,12 +102,12 @@ def publish_remainder(client: stream.StreamClient, rules: RewardRules) -> None:
 
 
 def _matching_parts(headers: Mapping[str, Header], key: str, rule: RewardRule) -> list[str]:
-    """The parts of a selection whose statistics still have its meaning."""
+    """The parts of a selection whose statistics still have the same meaning."""
     return [name for name in headers if name.startswith(key + MARK) and headers[name].meaning == rule.meaning]
 
 
 def _fetch(client: stream.StreamClient, names: Sequence[str]) -> list[StoredSnapshot]:
-    """The current snapshots under these names; a part that was never published is left out."""
+    """The current snapshots under these names, without parts that were never published."""
     return [part for name in names if (part := current_snapshot(client, name)) is not None]
 
 
@@ -119,7 +119,7 @@ def _add_up(parts: Sequence[StoredSnapshot], rule: RewardRule) -> Bandit:
 
 
 def is_own_snapshot(key: str, own: Learnt, header: Header, known: dict[str, Header | None]) -> bool:
-    """Whether a current snapshot is this learner's; others publish above it, or instead of the one it tried to.
+    """Whether a current snapshot is this learner's; others publish above its version, or first under the same one.
 
     One below it is of a store that lost the last. After a start, only the numbers in the learner's file (`own`) tell.
     `known` has the header that was last published or adopted by key, None if the store had none; it is added to.
@@ -136,7 +136,7 @@ def is_own_snapshot(key: str, own: Learnt, header: Header, known: dict[str, Head
 def number_versions(
     changed: Mapping[str, Learnt], published: Mapping[str, int], headers: Mapping[str, Header | None]
 ) -> dict[str, Learnt]:
-    """Policies under the version after the current one, so that nobody's rollback can be below or beside it."""
+    """Policies with the version after the current one, so that no rollback can be below or equal to it."""
     numbered: dict[str, Learnt] = {}
     for key, one in changed.items():
         known = headers.get(key)
@@ -146,7 +146,7 @@ def number_versions(
 
 
 def publish_trips(client: stream.StreamClient, state: State) -> None:
-    """Publish new trips of breakers, and drop those that were closed in the store."""
+    """Publish new trips of breakers, and delete those that were closed in the store."""
     known = state.published_trips()
     for selection in set(known).difference(open_breakers(client)) if known else ():
         state.drop_trip(selection)

@@ -1,4 +1,4 @@
-"""What one learner does of the work that several share.
+"""The share of one learner in the work of several.
 
 Every learner reads and joins the records of all partitions, in one order. So all of them know the same decisions,
 merges and rewards: a visitor who logs in may be of any partition then. Invariants:
@@ -35,7 +35,7 @@ class PartitionShare:
         self.leads = FIRST in self.partitions
 
     def owns(self, partition: int) -> bool:
-        """Whether this learner teaches what was decided in a partition, which may have appeared since the start."""
+        """Whether this learner teaches decisions of a partition, which may have appeared since the start."""
         return self.is_all or partition in self.partitions
 
     def lessons(self, lessons: Sequence[Lesson]) -> Sequence[Lesson]:
@@ -47,7 +47,7 @@ class PartitionShare:
         return records if self.is_all else [one for one in records if self.owns(one[0])]
 
     def commit(self, client: stream.StreamClient, progress: stream.Progress) -> None:
-        """Release the records up to `progress`, as far as this learner is concerned."""
+        """Release the records up to `progress` on behalf of this learner."""
         pipeline = client.pipeline(transaction=False)
         for partition, position in progress.positions.items():
             pipeline.hset(keyspace.partition(partition).positions, self._reader(partition), position)
@@ -71,11 +71,11 @@ class PartitionShare:
         return found
 
     def is_registered(self, client: stream.StreamClient, partitions: int) -> bool:
-        """Whether the streams retain what this learner has not read, in every partition."""
+        """Whether the streams retain everything that this learner has not read, in every partition."""
         return all(client.hexists(keyspace.partition(p).positions, self._reader(p)) for p in range(partitions))
 
     def drop_former(self, client: stream.StreamClient, partitions: int) -> None:
-        """Release what the streams retain for learners of before that owned a partition which this one owns now."""
+        """Release what the streams retain for former learners of partitions that this learner owns now."""
         for partition in range(partitions):
             names = keyspace.partition(partition).positions
             for field in client.hkeys(names):

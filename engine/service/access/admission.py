@@ -1,4 +1,4 @@
-"""Limits the decisions that wait for the CPU to as many as are made within twice the budget of one.
+"""Limits the decisions that wait for the CPU to the number that can be made within twice a decision's budget.
 
 A queue that is longer answers everybody late. So a decision that comes while it is full is refused at once, with 503
 and `Retry-After`, for a tenth of the CPU of an answer. The time of a decision is measured, by the wall clock: on a busy
@@ -20,12 +20,12 @@ _SMOOTHING = 0.1
 
 
 def refuse_overload() -> Refusal:
-    """The answer to a request for which there is no room."""
+    """The answer to a request that exceeds the limit."""
     return refuse_for_now("the server has more to answer than it can in time; retry later, or add workers")
 
 
 class Admission:
-    """The decisions that wait at one worker; `budget` is that of one, in seconds."""
+    """The decisions that wait at one worker; `budget` is the time of one decision, in seconds."""
 
     def __init__(self, budget: float) -> None:
         self.waiting = 0
@@ -37,7 +37,7 @@ class Admission:
         self._limit()
 
     def record_cost(self, decisions: int, seconds: float) -> None:
-        """Take the time that some decisions took, of which each held the event loop a part."""
+        """Records how long a group of decisions held the event loop."""
         self._cost += _SMOOTHING * (seconds / decisions - self._cost)
         self._limit()
 

@@ -1,4 +1,4 @@
-"""Limits on the events of publishable keys: they may not say what the customer is worth.
+"""Limits on the events of publishable keys: they may not state what a customer is worth.
 
 Whoever visits a page has its key, and a proof of their own ids. What audiences, tiers and caps rest on must not come
 from there, or everyone could be a gold member with ten orders: orders, points, redemptions, consents, and the traits
@@ -16,7 +16,7 @@ _REMEDY = "send it with a server key, or list {name} under client_may_say of the
 
 
 def find_worth(event: Event, audience_names: Collection[str], may_say: Collection[str]) -> str | None:
-    """The reason why a publishable key may not send an event, the worth that it states; None if it may."""
+    """The statement of a customer's worth that a publishable key may not send; None if the event has none."""
     name = event.event or ""
     if event.type == "track" and not _is_listed(name, may_say):
         if name in WORTH_EVENTS:
@@ -35,7 +35,7 @@ def find_worth(event: Event, audience_names: Collection[str], may_say: Collectio
 def refuse_worth_in_context(
     context: Mapping[str, object], audience_names: Collection[str], may_say: Collection[str]
 ) -> None:
-    """Refuse a decision whose context says what the customer is worth.
+    """Refuses a decision whose context states what the customer is worth.
 
     Raises:
         Refusal: 403.
@@ -48,7 +48,7 @@ def refuse_worth_in_context(
 def worth_in_context(
     context: Mapping[str, object], audience_names: Collection[str], may_say: Collection[str]
 ) -> list[str]:
-    """The names of a context that say what the customer is worth.
+    """The names in a context that state what the customer is worth.
 
     These are computed attributes and the traits that audiences read, since the context takes precedence over a trait
     that the server stated. The present of a page, as its country, is not among them (`PAGE_CONTEXT`).
@@ -73,6 +73,6 @@ def _is_worth(name: str, protected: Collection[str], may_say: Collection[str]) -
 
 
 def _is_listed(name: str, may_say: Collection[str]) -> bool:
-    """Whether the name, or the name that it is a part of, is listed."""
+    """Whether the name, or its part before a dot, is listed."""
     parts = name.split(".")
     return any(".".join(parts[:count]) in may_say for count in range(1, len(parts) + 1))

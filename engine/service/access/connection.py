@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the limits that it lacks: sizes, times, requests ahead, answers that nobody reads.
+"""uvicorn's HTTP protocol with limits on sizes, times, pipelined requests and answers that no client reads.
 
 httptools parses and uvicorn answers; this class decides how many bytes the parser gets, when a connection has had its
 time, and how a request ends that is refused before any handler sees it.
@@ -65,7 +65,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldFlow(FlowControl):
-    """Flow control of a connection whose reading can be held: until the release nothing else resumes it."""
+    """Flow control of a connection whose reading can be held; only `release` resumes it."""
 
     is_held = False
 
@@ -75,7 +75,7 @@ class HeldFlow(FlowControl):
         self.pause_reading()
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self.is_held = False
         self.resume_reading()
 
@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """A refusal that waits for the answers before it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time to the first byte; mark the connection for refusal if there are too many."""
+        """Start the timer for the first byte; mark the connection for refusal if there are too many."""
         super().connection_made(transport)
         self.flow = HeldFlow(transport)
         excess = len(self.connections) - self.limits.connections
@@ -132,7 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_timer(self.limits.first_byte_seconds, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop the timers and what was not parsed."""
+        """Stop the timers and drop unparsed bytes."""
         self.unset_timer()
         self._stop_write_timer()
         self._unset_keepalive_if_required()
@@ -149,18 +149,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is in progress: no request, no part of one, no answer that the client does not read."""
+        """Whether nothing is in progress: no request, no part of a request, no unread answer."""
         is_answered = self.cycle is None or self.cycle.response_complete
         is_open = not (self._is_deaf or self._is_excess or self._ahead)
         return is_answered and is_open and not (self._in_head or self._in_body or self.flow.write_paused)
 
     @property
     def has_waiting(self) -> bool:
-        """Whether something waits for the answer in progress: bytes sent ahead, the rest of a body, a refusal."""
+        """Whether something waits for the current answer: pipelined bytes, the rest of a body, or a refusal."""
         return bool(self._ahead or self._in_body or self._last_answer is not None)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client sent, as far as the limits allow."""
+        """Parse the client's bytes, within the limits."""
         if self._is_deaf:
             self._dropped += len(data)
             if self._dropped > _MOST_DROPPED:
@@ -189,12 +189,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _is_full(self) -> bool:
-        """Whether as much waits behind the request in progress as may."""
+        """Whether the bytes waiting behind the current request have reached their limit."""
         waiting = len(self.pipeline)
         return waiting >= self.limits.requests_ahead or (waiting > 0 and len(self.cycle.body) > HIGH_WATER_LIMIT)
 
     def _piece_size(self, data: bytes, start: int) -> int:
-        """Bytes from `start` that the parser may get: at most to the end of the head or the body it is in."""
+        """The bytes from `start` that the parser may get: at most to the end of the current head or body."""
         if self._in_body:
             return _CHUNKED_PIECE if self._body_left is None else max(1, self._body_left)
         end = data.find(b"\r\n\r\n", start)
@@ -230,18 +230,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(Refusal(400, "the chunks have more framing than content; send larger chunks", "body"))
 
     def on_message_begin(self) -> None:
-        """Start the time of a head."""
+        """Start the timer of a request's head."""
         self._in_head, self._head_began = True, self.loop.time()
         self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, without the space after its value. Trailers are dropped: the request was judged before."""
+        """Take a header, without trailing spaces. Trailers are dropped, since the request was checked before them."""
         if self._in_head:
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """The head is complete: note how long the body is, and start the request or queue it."""
+        """Note the length of the body once the head is complete, and start or queue the request."""
         if len(self.headers) > self.limits.headers:
             return  # still `_in_head`, so `_check_sizes` refuses it
         super().on_headers_complete()  # raises for an address that is none, while this is still a head
@@ -255,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._body_left = int(length) if _DIGITS.fullmatch(length) else None
 
     def on_body(self, body: bytes) -> None:
-        """Passes a part of a body on; each chunk raises the allowance of framing bytes."""
+        """Pass a part of a body on; each chunk raises the allowance of framing bytes."""
         if self._in_head:
             return
         self._framing_left += len(body) * (_FRAMING_PER_BYTE + 1)
@@ -264,7 +264,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Hand the complete request on."""
         if self._in_head:
             return
         self._in_body, self._head_size = False, 0
@@ -272,7 +272,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with what waited for this answer: the next request, a refusal, or bytes that were sent ahead."""
+        """Continue with what waited for this answer: the next request, a refusal, or pipelined bytes."""
         is_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
@@ -288,26 +288,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse(data)
 
     def pause_writing(self) -> None:
-        """The client does not read: take no more requests, and abort if it goes on."""
+        """Take no more requests while the client does not read; abort the connection if that lasts."""
         super().pause_writing()
         self.flow.hold()
         self._stop_write_timer()
         self._write_timer = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Take requests again once the client reads."""
         super().resume_writing()
         self._stop_write_timer()
         if not self._ahead:
             self.flow.release()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that had no request for long; abort it if the client has not read its last answer."""
+        """Close a connection without a recent request; abort it if the client has not read its last answer."""
         super().timeout_keep_alive_handler()
         self._abort_unless_read()
 
     def shutdown(self) -> None:
-        """Close after the request in progress; one whose rest does not come within `stop_seconds` ends unanswered."""
+        """Close after the current request; one that is incomplete after `stop_seconds` gets no answer."""
         super().shutdown()
         if self._is_deaf and self._last_answer is None:
             self._close()
@@ -353,7 +353,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_last(answer)
 
     def _write_last(self, answer: bytes) -> None:
-        """Write a refusal, and close once the client has read it: closing at once would reset what it still sends."""
+        """Write a refusal, and close once the client has read it: closing at once would reset its upload."""
         if self.transport.is_closing():
             return
         self._is_deaf = True
@@ -377,7 +377,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._abort_unless_read()
 
     def _abort_unless_read(self) -> None:
-        """Abort in a while if the client does not read its last answer; closing alone would wait for ever."""
+        """Abort after a delay if the client does not read its last answer, since closing alone would wait for ever."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._stop_write_timer()
             self._write_timer = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
@@ -387,7 +387,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(max(0.0, seconds), then)
 
     def unset_timer(self) -> None:
-        """The client did what it had time for."""
+        """Stop the timer of the phase that the client has completed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -21,7 +21,7 @@ _VARY = (b"vary", b"origin")
 
 
 def origin_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The origin of the page that sends a request; empty where no browser says one."""
+    """The origin of the page that sends a request; empty if no browser names one."""
     return next((value.decode("latin-1") for name, value in headers if name == b"origin"), "")
 
 

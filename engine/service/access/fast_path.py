@@ -1,4 +1,4 @@
-"""The fast path of hot requests: from the socket straight to the handler, and back with one write.
+"""The fast path of hot requests: bytes go from the socket to the handler, and the answer back in one write.
 
 uvicorn parses, queues and answers every request, and Litestar looks up its route. A plain POST to a hot path that
 arrived in one piece needs none of that: a sixth less CPU per decision (`loadtests/README.md`).
@@ -57,7 +57,7 @@ _NO_MORE_BODY = asyncio.Event()  # uvicorn sets it when more of a body comes; he
 
 
 class HotRoute(NamedTuple):
-    """A hot path with its parameters: its handler, and what takes its plain requests in batches, if anything does."""
+    """A hot path with its parameters: its handler, and optionally a batch handler for plain requests."""
 
     path: str
     endpoint: AsgiEndpoint
@@ -78,7 +78,7 @@ class _FastCycle:
         self.response_complete = False
 
     def write(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer with one write."""
+        """Answer the request with one write."""
         self.response_complete = True
         connection = self._connection
         if not self.disconnected:
@@ -91,7 +91,7 @@ class _FastCycle:
 
 
 class FastPathProtocol(BoundedProtocol):
-    """A bounded connection with the fast path in front of it."""
+    """A bounded connection that tries the fast path first."""
 
     endpoints: ClassVar[Mapping[bytes, HotRoute]] = {}
     """By request line."""
@@ -121,7 +121,7 @@ class FastPathProtocol(BoundedProtocol):
         super().data_received(data)
 
     def _start_answer(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> None:
-        """Have the route's handler answer the request by itself."""
+        """Start the route's handler for this request alone."""
         task = self.loop.create_task(self._answer(route, *request, cycle))
         self.in_progress.add(task)
         self.tasks.add(task)  # uvicorn waits for these when it stops
@@ -132,7 +132,7 @@ class FastPathProtocol(BoundedProtocol):
         self.tasks.discard(task)
 
     def _takes_whole(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> bool:
-        """Whether the route answers the request together with others."""
+        """Pass the request to the route's batch handler; False if the route has none."""
         if route.take is None:
             return False
         headers, body = request
@@ -142,7 +142,7 @@ class FastPathProtocol(BoundedProtocol):
         return route.take(whole)
 
     def _hold_after_refusal(self) -> None:
-        """Read no more for a while: a client that sends again before its `Retry-After` must not cost others theirs."""
+        """Stop reading for a while, so that a client that ignores `Retry-After` cannot starve others."""
         if not (self.transport.is_closing() or self.flow.is_held):
             self.flow.hold()
             self.loop.call_later(HELD_SECONDS, self._release_after_refusal)
@@ -152,7 +152,7 @@ class FastPathProtocol(BoundedProtocol):
             self.flow.release()
 
     def _refuse_overload(self, cycle: _FastCycle) -> None:
-        """Answer 503 where as many requests are in progress as may be."""
+        """Answer 503 if the number of requests in progress has reached its limit."""
         refusal, request_id = refuse_overload(), new_request_id()
         body = refusal.body(request_id.decode())
         length = b"%d" % len(body)
@@ -172,7 +172,7 @@ class FastPathProtocol(BoundedProtocol):
         return None
 
     def on_response_complete(self) -> None:
-        """As uvicorn's; where nothing waits, the timer that closes an idle connection is left running.
+        """Complete as uvicorn does, but keep the timer of an idle connection if no request waits.
 
         To start one for each answer costs more than to read its request. `timeout_keep_alive_handler` finds out how
         long the connection was idle.
@@ -185,7 +185,7 @@ class FastPathProtocol(BoundedProtocol):
             super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if nothing came since its latest answer for as long as uvicorn allows; else look again.
+        """Close the connection if it was idle since its last answer for uvicorn's timeout; else set the timer again.
 
         While a request is answered there is no timer: its answer starts one.
         """
@@ -225,7 +225,7 @@ class FastPathProtocol(BoundedProtocol):
 
 
 def parse_plain_request(data: bytes, limits: ConnectionLimits) -> tuple[HeaderList, bytes] | None:
-    """Headers and body of `data` if it is exactly one complete request with nothing unusual in it; else None.
+    """Headers and body of `data` if it is exactly one complete plain request; else None.
 
     Stricter than HTTP: any doubt about where the request ends, or whether it is valid, is left to uvicorn.
     """
@@ -259,7 +259,7 @@ def parse_plain_request(data: bytes, limits: ConnectionLimits) -> tuple[HeaderLi
 def fast_path_protocol(
     app: Litestar, paths: Collection[str], connection_limits: ConnectionLimits | None = None
 ) -> type[FastPathProtocol]:
-    """A protocol class for uvicorn whose fast path serves the routes of `app` with these paths."""
+    """The uvicorn protocol class whose fast path serves these paths of `app`."""
 
     class Protocol(FastPathProtocol):
         limits = connection_limits or ConnectionLimits()

@@ -1,4 +1,4 @@
-"""Limits failed guesses of keys per peer.
+"""Limits the failed guesses of keys per peer.
 
 A peer that sent too many unknown keys is refused whatever it sends next, or a lucky guess would still be served. Keys
 that it used before go on: behind a proxy all customers are one peer, and one of them must not lock out the others.
@@ -23,7 +23,7 @@ class GuessLimiter:
         self._used: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def admit(self, peer: str, key_name: str, now: float) -> None:
-        """Admit a known key; remember that the peer has it.
+        """Admit a known key, and remember it for the peer.
 
         Raises:
             Refusal: 429 if the peer is over its guesses and did not use this key before.

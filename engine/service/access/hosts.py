@@ -1,4 +1,4 @@
-"""Loopback hosts: without keys a server answers nobody else.
+"""Loopback hosts: a server without keys answers only requests for this machine.
 
 A page of another site can let its own name resolve to 127.0.0.1 (DNS rebinding) and then read answers as its own. Its
 requests carry that name as `Host`, so a name that is not of this machine is refused.
@@ -20,7 +20,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_loopback_host(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse a request for a host that is not this machine.
+    """Refuse a request whose host is not this machine.
 
     Raises:
         Refusal: 421.

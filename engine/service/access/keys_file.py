@@ -1,4 +1,4 @@
-"""The file of keys, YAML or JSON: its form, its rules, and which of its keys everyone knows.
+"""The file of keys, YAML or JSON: its form and rules, and the example keys that it may not contain.
 
 Two keys of a name may be live at once, so that a key is rotated without a pause: the new one, and the `previous` one
 `until` a time. A key past `expires` is refused. Messages never quote a key, which would end up in a log.
@@ -48,7 +48,7 @@ _SHA256 = Meta(
 
 
 class PreviousKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The key before a rotation, good `until` then; of a client with the secret that its proofs are made by."""
+    """The key before a rotation, valid until `until`; a client's previous key also has its proof secret."""
 
     until: datetime
     key: Annotated[str, _LONG] | None = None
@@ -57,7 +57,7 @@ class PreviousKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key: its role, its end, and its rate over all servers (`access.shared_rates`).
+    """One key: its role, its expiry, and its rate over all servers (`access.shared_rates`).
 
     `dashboard` says what a person with this key may do there (`engine.dashboard.sessions`).
     For `client` also the secret that its customers are signed with, the origins of the pages that may use it, and the
@@ -79,14 +79,14 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PreviewSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A secret that signs preview tokens (`service.previews.tokens`); `name` says which it is."""
+    """A secret that signs preview tokens (`service.previews.tokens`), identified by `name`."""
 
     name: Annotated[str, Meta(min_length=1)]
     secret: Annotated[str, _LONG]
 
 
 class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of keys; of `previews` the first signs and all verify; `openid` is a login for the dashboard."""
+    """The file of keys; the first of `previews` signs and all verify; `openid` is a login for the dashboard."""
 
     keys: Annotated[list[KeySpec], Meta(min_length=1)]
     previews: list[PreviewSecret] = []
@@ -123,7 +123,7 @@ def read_access_file(path: Path) -> KeysFile:
 
 
 def _find_problems(data: object) -> Iterator[FieldProblem]:
-    """Yield the problems of single fields. A message never quotes a key, which would end up in a log."""
+    """Yield the problems of single fields. No message quotes a key, since messages end up in logs."""
     if not isinstance(data, dict):
         yield "", f"is not a mapping; {_KEYS_REMEDY}"
         return
@@ -138,7 +138,7 @@ def _find_problems(data: object) -> Iterator[FieldProblem]:
 
 
 def _find_conflicts(entries: Sequence[object]) -> Iterator[FieldProblem]:
-    """Yield the keys without exactly one of `key` and `sha256`, or without a secret, and those that are there twice."""
+    """Yield the entries without exactly one of `key` and `sha256`, without a secret, or listed twice."""
     names: dict[str, int] = {}
     digests: dict[bytes, str] = {}
     for index, entry in enumerate(entries):
@@ -164,7 +164,7 @@ def _find_conflicts(entries: Sequence[object]) -> Iterator[FieldProblem]:
 def _find_key_conflicts(
     place: str, name: object, entry: dict[object, object], digests: dict[bytes, str]
 ) -> Iterator[FieldProblem]:
-    """Yield what is wrong with the key of an entry or of its `previous`; `digests` has those of before by place."""
+    """Yield the problems of an entry's key or of its `previous`; `digests` maps earlier digests to their place."""
     key, digest = entry.get("key"), entry.get("sha256")
     if (key is None) == (digest is None):
         yield place, f"{name} needs either key or sha256; set exactly one"
@@ -179,7 +179,7 @@ def _find_key_conflicts(
 
 
 def _times_as_text(value: object) -> object:
-    """The value with times and dates as text, as JSON and quotes have them: a time without a zone is refused then."""
+    """The value with times and dates as text, as in JSON; a time without a zone is then refused."""
     if isinstance(value, dict):
         return {name: _times_as_text(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -188,7 +188,7 @@ def _times_as_text(value: object) -> object:
 
 
 def _value_at(data: object, place: str) -> object:
-    """The value at a place of the file, as `keys[0].previous.key`; None where there is none."""
+    """The value at a path of the file, such as `keys[0].previous.key`; None if the path does not exist."""
     for name in re.findall(r"[^.\[\]]+", place):
         if isinstance(data, dict):
             data = data.get(name)
@@ -200,7 +200,7 @@ def _value_at(data: object, place: str) -> object:
 
 
 def refuse_examples(path: Path, specs: Sequence[KeySpec]) -> None:
-    """Refuse the keys and secrets that everyone knows from the documentation.
+    """Refuse keys and secrets that are published in the documentation.
 
     Raises:
         BadInput: for the first of them.

@@ -9,7 +9,7 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket that the processes of one server share.
+    """Open the listening socket that the processes of one server share.
 
     Raises:
         BadInput: if the address cannot be bound.
@@ -30,14 +30,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def adopt_listener(fd: int) -> socket.socket:
-    """The listening socket that the supervisor of this process opened and passed on as file descriptor `fd`."""
+    """The listening socket that the supervisor opened and passed to this process as file descriptor `fd`."""
     listener = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     return listener
 
 
 def duplicate_listener(listener: socket.socket, count: int) -> list[socket.socket]:
-    """A listening socket `count` times, none of which waits in `accept`.
+    """Duplicate a listening socket `count` times; no copy blocks in `accept`.
 
     `socket.dup` sets the mode of its original again, which all processes of the listener share: were that to wait, a
     worker that starts would let those that serve wait in `accept` for the next connection.

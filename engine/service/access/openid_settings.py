@@ -43,7 +43,7 @@ class OpenIdSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     roles: Annotated[dict[DashboardRole, list[Annotated[str, _WORD]]], Meta(min_length=1)]
 
     def role_of(self, claims: Mapping[str, object]) -> DashboardRole | None:
-        """The most that the claims allow; None without any role, and for an e-mail address that is not verified."""
+        """The highest role that the claims grant; None without any, or for an e-mail address that is not verified."""
         if self.is_unverified(claims):
             return None
         found = read_claim(claims, self.claim)
@@ -52,21 +52,21 @@ class OpenIdSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return next((role for role in ROLE_ORDER if values & set(self.roles.get(role, ()))), None)
 
     def is_unverified(self, claims: Mapping[str, object]) -> bool:
-        """Whether roles go by e-mail address and the provider does not say that this one is verified.
+        """Whether roles go by e-mail address and the provider has not verified this one.
 
         At many providers people enter any address (OpenID Connect Core 1.0, 5.7).
         """
         return self.claim == "email" and claims.get("email_verified") is not True
 
     def name_of(self, claims: Mapping[str, object]) -> str:
-        """The name for the audit log: the claim `name`, or the subject where that is missing or not verified."""
+        """The name for the audit log: the claim `name`, or the subject if that claim is missing or not verified."""
         found = read_claim(claims, self.name)
         is_doubtful = self.name == "email" and claims.get("email_verified") is False
         return found if isinstance(found, str) and found and not is_doubtful else str(claims["sub"])
 
 
 def read_claim(claims: Mapping[str, object], name: str) -> object:
-    """The claim of this name; dots also lead into nested ones, as in `realm_access.roles`. None without one."""
+    """The claim with this name; dots lead into nested claims, as in `realm_access.roles`. None if it is missing."""
     if name in claims:
         return claims[name]
     found: object = claims
@@ -78,7 +78,7 @@ def read_claim(claims: Mapping[str, object], name: str) -> object:
 
 
 def openid_problems(spec: OpenIdSpec) -> list[FieldProblem]:
-    """The mistakes that the types alone do not rule out, each with its place in the file."""
+    """The problems that the types cannot rule out, each with its place in the file."""
     found = []
     for field in ("issuer", "address"):
         value = getattr(spec, field)
@@ -90,6 +90,6 @@ def openid_problems(spec: OpenIdSpec) -> list[FieldProblem]:
 
 
 def is_protected(address: str) -> bool:
-    """Whether nobody on the way can read what is sent to an address: https, or this machine."""
+    """Whether the address is reached by https or lies on this machine, so that nobody in between can read."""
     parts = urlsplit(address)
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))

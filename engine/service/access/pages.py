@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Pages:
-    """The dashboard at `address`; `own` are the first parts of the paths that the server itself answers."""
+    """The dashboard at `address`; `own` are the first path segments that the server itself answers."""
 
     def __init__(self, address: str, own: Collection[str]) -> None:
         self._own = frozenset(own) - {""}
@@ -38,7 +38,7 @@ class Pages:
         self._client = httpx.AsyncClient(base_url=address, limits=limits, timeout=timeout, trust_env=False)
 
     def takes(self, scope: HTTPScope) -> bool:
-        """Whether a request is for a page; one for `/` that asks for JSON is for the server's index."""
+        """Whether the dashboard answers a request; a request for `/` that accepts JSON gets the server's index."""
         path = scope["path"]
         if path == "/":
             accepted = dict(scope["headers"]).get(b"accept", b"")
@@ -46,7 +46,7 @@ class Pages:
         return path.removeprefix("/").partition("/")[0] not in self._own
 
     async def answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        """Answer with what the dashboard answers, part by part."""
+        """Forward the request to the dashboard, and pass its answer on part by part."""
         try:
             body = await receive_body(receive, list(scope["headers"]), MOST_BODY_BYTES)
             raw = scope.get("raw_path") or scope["path"].encode()
@@ -103,7 +103,7 @@ async def _wait_for_end(receive: Receive) -> None:
 
 
 def _passed(scope: HTTPScope) -> list[tuple[bytes, bytes]]:
-    """The headers that pass, and the address that sent them."""
+    """The headers to forward, with the address of the client."""
     client = scope.get("client")
     passed = [(name, value) for name, value in scope["headers"] if name not in _HOP]
     return [*passed, (b"x-forwarded-for", (client[0] if client else "").encode())]

@@ -1,4 +1,4 @@
-"""Answers in parts, which end when their client leaves."""
+"""Sends answers in parts until the client disconnects."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -9,12 +9,12 @@ Parts = Callable[[Awaitable[None]], AsyncIterator[bytes]]
 
 
 async def send_parts(parts: Parts, receive: Receive, send: Send) -> None:
-    """Send the parts of an answer, whose head was sent."""
+    """Send the parts of an answer whose head was sent already."""
     async for part in parts(_wait_until_left(receive)):
         await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _wait_until_left(receive: Receive) -> None:
-    """Wait until the client closes its connection."""
+    """Wait until the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

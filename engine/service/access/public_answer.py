@@ -1,4 +1,4 @@
-"""The answer to a publishable key, which every visitor of a page can read.
+"""The answer to a publishable key, in a form that every visitor of a page may read.
 
 Propensities and the names of policies are the shop's: whoever knows them learns what it tries and on how many. They are
 in the log, and in the answers to other keys.
@@ -43,7 +43,7 @@ class PublicAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def publish_answer(answer: Answer) -> PublicAnswer:
-    """The answer as a publishable key gets it."""
+    """The answer in the form for a publishable key."""
     given = msgspec.structs.asdict(answer)
     offers = {placement: _publish_offer(offer) for placement, offer in answer.offers.items()}
     return PublicAnswer(**(given | {"offers": offers}))

@@ -1,4 +1,4 @@
-"""Divides the rate of an API key among the workers of all servers, by what each is asked for.
+"""Divides the rate of an API key among the workers of all servers, by each worker's demand.
 
 Every `ROUND_SECONDS` a worker reports how many requests of a key it got, and takes that part of the rate which is its
 part of all requests. The parts add up to the rate. A worker without the store takes the whole rate for itself: the
@@ -24,7 +24,7 @@ _report = load_script(Path(__file__).with_name("shared_rates.lua"))
 
 
 class SharedRates:
-    """The shares of one worker in the rates of the keys."""
+    """One worker's shares of the keys' rates."""
 
     def __init__(self, pipeline: RedisPipeline, callers: Sequence[Caller]) -> None:
         self._pipeline = pipeline
@@ -32,7 +32,7 @@ class SharedRates:
         self._worker = uuid.uuid4().hex
 
     async def run(self) -> None:
-        """Report and divide until cancelled; without any rate there is nothing to do."""
+        """Report and divide until cancelled; returns at once if no key has a rate."""
         while self._callers:
             await asyncio.sleep(ROUND_SECONDS)
             await self.divide()

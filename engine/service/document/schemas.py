@@ -1,4 +1,4 @@
-"""JSON schemas of what the types of a request do not say, for the API's document.
+"""JSON schemas of rules that request types do not express, for the API's document.
 
 They promise 2xx for what a server takes and for nothing else, so a client that is generated from the document, or a
 fuzzer that reads it, is refused only where the document says so. What depends on the plan, as the names of its channels
@@ -21,7 +21,7 @@ MOST_ATTRIBUTES = 500
 
 @dataclass(frozen=True)
 class ShopNames:
-    """The names of a plan that requests have; none where the document is of no particular plan."""
+    """The names of a plan that requests may have; empty if the document is for no particular plan."""
 
     placements: Mapping[str, tuple[str, ...]]
     """By channel."""
@@ -34,7 +34,7 @@ RequestRule = Callable[[ShopNames], Node]
 
 
 class QueryParameter(NamedTuple):
-    """A parameter of a query: what it is, and its schema; a shop without a schema for it does not have it."""
+    """A query parameter: its description, and its schema; omitted if a shop has no schema for it."""
 
     about: str
     schema: Callable[[ShopNames], Node | None] = lambda _: {"type": "string"}
@@ -42,7 +42,7 @@ class QueryParameter(NamedTuple):
 
 
 def names_of(plan: Plan) -> ShopNames:
-    """The names of a plan."""
+    """Collect the names of a plan."""
     placements: dict[str, list[str]] = {channel: [] for channel in sorted(plan.channels)}
     for channel, placement in sorted(plan.selections):
         if channel in placements:
@@ -52,12 +52,12 @@ def names_of(plan: Plan) -> ShopNames:
 
 
 def no_rule(_: ShopNames) -> Node:
-    """The rule of an operation whose request type says all."""
+    """The rule of an operation whose request type expresses everything."""
     return {}
 
 
 def decide_rule(shop: ShopNames) -> Node:
-    """What the type of a decision's request does not say: who is somebody, and what a channel shows."""
+    """The rules beyond a decision's request type: which identifiers count, and what each channel shows."""
     return {"allOf": [_NAMES_A_CUSTOMER, channel_rule(shop)]}
 
 
@@ -76,7 +76,7 @@ def context_rule(_: ShopNames) -> Node:
 
 
 def target_rule(_: ShopNames) -> Node:
-    """A context that names somebody, which a flag that depends on the customer needs."""
+    """The requirement that a context names a customer, for flags that depend on one."""
     number = {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1, "not": {"enum": [0, -1]}}
     some: list[Node] = [{"required": ["targetingKey"], "properties": {"targetingKey": _SOMEBODY}}]
     some += [{"required": [name], "properties": {name: {"anyOf": [_SOMEBODY, number]}}} for name in _TARGETS[1:]]
@@ -84,12 +84,12 @@ def target_rule(_: ShopNames) -> Node:
 
 
 def whole_number(low: int, high: int) -> Callable[[ShopNames], Node]:
-    """The schema of a parameter that is a whole number."""
+    """The schema of a whole-number parameter."""
     return lambda _: {"type": "integer", "minimum": low, "maximum": high}
 
 
 def outbound_channel(shop: ShopNames) -> Node:
-    """The schema of a channel that writes to customers."""
+    """The schema of an outbound channel."""
     return {"type": "string", "enum": list(shop.outbound)} if shop.outbound else {"type": "string"}
 
 
@@ -99,12 +99,12 @@ def place(shop: ShopNames) -> Node | None:
 
 
 def degrees(most: int) -> Callable[[ShopNames], Node | None]:
-    """The schema of a latitude or a longitude, in a shop that has places."""
+    """The schema of a latitude or a longitude, for a shop with places."""
     return lambda shop: {"type": "number", "minimum": -most, "maximum": most} if shop.places else None
 
 
 def any_item(kind: Node) -> Node:
-    """The schema of an item that is answered by itself: its kind says what is accepted, anything else is rejected."""
+    """The schema of an item with its own status: its kind states what is accepted, other items are rejected."""
     return {"anyOf": [kind, {"description": "anything else is answered too, as rejected with the reason"}]}
 
 
@@ -121,7 +121,7 @@ _CONTEXT: Node = {
 
 
 def _digits(least: int) -> str:
-    """The pattern of a text with so many digits, zeros at its ends apart."""
+    """The pattern of a text with this many digits, not counting zeros at its ends."""
     return rf"[1-9](?:[^0-9]*[0-9]){{{least - 2},}}[^0-9]*[1-9]"
 
 
@@ -151,7 +151,7 @@ _NAMES_A_CUSTOMER: Node = {
 
 
 def components() -> Node:
-    """Schemas that no type has."""
+    """The schemas that belong to no type."""
     kinds = ["null", "boolean", "string", "number"]
     lists: Node = {"type": "array", "items": {"$ref": JSON_VALUE}}
     objects: Node = {"type": "object", "additionalProperties": {"$ref": JSON_VALUE}}

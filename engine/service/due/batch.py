@@ -1,4 +1,4 @@
-"""Writes the messages of a channel that are due into one Parquet file, each once, however often it is killed.
+"""Writes a channel's due messages into one Parquet file, each once, however often the process is killed.
 
 The file grows in a folder beside it, FILE.parts, until it is whole:
 
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
 
 
 class BatchSummary(msgspec.Struct, frozen=True):
-    """The result of a run: messages in the file, and how many the channel's capacity allows beyond (None: no limit)."""
+    """The result of a run: messages in the file, and how many more the channel's capacity allows (None: no limit)."""
 
     channel: str
     file: str
@@ -61,7 +61,7 @@ class BatchSummary(msgspec.Struct, frozen=True):
 
 
 class DueBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages to write: a channel's, up to `limit`, so many a `part`, leased for `lease` seconds meanwhile."""
+    """The run's terms: the channel, its `limit`, messages per `part`, and the `lease` in seconds."""
 
     channel: str
     file: Path
@@ -71,7 +71,7 @@ class DueBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """The folder of the parts."""
+        """The folder that holds the parts."""
         return self.file.with_name(f"{self.file.name}.parts")
 
 
@@ -107,7 +107,7 @@ async def write_due_batch(settings: Settings, batch: DueBatch, report: Callable[
 
 
 async def _resume(worker: Worker, desk: DueDesk, batch: DueBatch) -> tuple[int, str]:
-    """The number of messages in the parts that are there, and the name under which this run leases."""
+    """The number of messages in existing parts, and the name under which this run leases."""
     holder = _name_holder(batch.folder)
     for part in _list_parts(batch.folder, leased=True):
         await _confirm(worker, part)
@@ -116,7 +116,7 @@ async def _resume(worker: Worker, desk: DueDesk, batch: DueBatch) -> tuple[int, 
 
 
 async def _confirm(worker: Worker, part: Path) -> int:
-    """Confirm the messages of a part and leave out those that another sender has; their number after that."""
+    """Confirm a part's messages, leave out those that another sender has, and return the remaining number."""
     table = pq.read_table(part)
     ids: list[str] = table.column("decision_id").to_pylist()
     results = await _again(lambda: confirm_messages(worker, [(id_, "sent") for id_ in ids]))
@@ -124,7 +124,7 @@ async def _confirm(worker: Worker, part: Path) -> int:
 
 
 async def _again(step: Callable[[], Awaitable[T]]) -> T:
-    """The result of a step, which is tried again while the store does not answer in time."""
+    """The result of a step, retried while the store does not answer in time."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return await step()
@@ -134,7 +134,7 @@ async def _again(step: Callable[[], Awaitable[T]]) -> T:
 
 
 def _count_finished(batch: DueBatch) -> int | None:
-    """The number of messages of a run that was killed after its last step; None where there is something to do."""
+    """The number of messages of a run that was killed after its last step; None if work is left."""
     if not batch.file.exists():
         return None
     if not batch.folder.is_dir():
@@ -144,7 +144,7 @@ def _count_finished(batch: DueBatch) -> int | None:
 
 
 def _name_holder(folder: Path) -> str:
-    """The name under which this run, and any before it, leases."""
+    """The holder name under which this run and its predecessors lease."""
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / "holder"
     if not name.exists():
@@ -162,7 +162,7 @@ def _write_part(folder: Path, items: Sequence[DueItem]) -> Path:
 
 
 def _finish_part(part: Path, table: pa.Table, confirmed: Sequence[bool]) -> int:
-    """Name a part as confirmed, without the messages that are not; the number of the others."""
+    """Rename a part as confirmed, without unconfirmed messages; returns their number."""
     if not all(confirmed):
         table = table.filter(pa.array(confirmed))
         _write_whole(part, lambda path: pq.write_table(table, path))
@@ -180,12 +180,12 @@ def _row(item: DueItem) -> dict[str, object]:
 
 
 def _list_parts(folder: Path, *, leased: bool) -> list[Path]:
-    """The parts in their order: those that are not confirmed, or those that are."""
+    """The confirmed or the unconfirmed parts, in order."""
     return [path for path in sorted(folder.glob("*.parquet")) if path.name.endswith(LEASED) is leased]
 
 
 def _join(folder: Path, file: Path) -> None:
-    """Make the parts one file, and remove them once it is there."""
+    """Join the parts into one file, and remove them once that file exists."""
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, SCHEMA) as writer:
@@ -197,7 +197,7 @@ def _join(folder: Path, file: Path) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, and rename it once it is on the disk."""
+    """Write a file under another name, and rename it once it is on disk."""
     draft = path.with_name(f".{path.name}.draft")
     write(draft)
     with draft.open("rb+") as stream:

@@ -43,7 +43,7 @@ class _Reported(NamedTuple):
 
 
 async def confirm_messages(worker: Worker, reported: Sequence[tuple[str, Outcome]]) -> dict[str, Confirmation]:
-    """Store what became of messages, by the decision ids under which they were handed out.
+    """Store the outcome of messages, by the decision ids under which they were handed out.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time; the report can be repeated.
@@ -93,7 +93,7 @@ async def _confirm_page(worker: Worker, reported: Sequence[tuple[str, Outcome]])
 
 
 def _state_of(decision_id: str, outcome: Outcome, stored: StoredSend | None) -> Confirmation | None:
-    """The answer to a report that changes nothing; None for a message that is leased under this decision."""
+    """The state of a message whose report changes nothing; None if it is leased under this decision."""
     if stored is None or stored.send is None:
         return "unknown"
     send = stored.send

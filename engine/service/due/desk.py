@@ -1,4 +1,4 @@
-"""Hands out the messages of a channel that are due, each once at a time, under a lease.
+"""Hands out a channel's due messages under a lease, each message to one sender at a time.
 
 A message is taken from the index (`DueIndex.take`), leased in its own state, decided as any request, claimed, recorded,
 and answered, in this order. Invariants:
@@ -83,7 +83,7 @@ class DueItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DueAnswer(msgspec.Struct, frozen=True):
-    """The messages of a channel that were handed out; `more` may be asked for now.
+    """The messages of a channel that were handed out; `more` if further messages can be requested now.
 
     `left` is what the channel's capacity allows beyond them, None without one.
     """
@@ -94,7 +94,7 @@ class DueAnswer(msgspec.Struct, frozen=True):
 
 
 class _Terms(NamedTuple):
-    """The channel and time of a hand-out, the seconds of its leases, and who has them."""
+    """The terms of a hand-out: channel, time, seconds of the lease, and holder."""
 
     channel: str
     now: float
@@ -103,7 +103,7 @@ class _Terms(NamedTuple):
 
 
 class _Related(NamedTuple):
-    """The messages of one cause under the other keys of a customer, and the time."""
+    """The time, and the messages of the same cause under a customer's other keys."""
 
     others: Sequence[tuple[SendKey, StoredSend]]
     now: float
@@ -120,7 +120,7 @@ class _Leased(NamedTuple):
 
 
 class DueDesk:
-    """The desk of one worker."""
+    """The desk of one worker: plans, hands out and recalls messages."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -130,7 +130,7 @@ class DueDesk:
         self.planner = Planner(worker, self._flow, self._index)
 
     async def hand_out(self, channel: str, limit: int, lease: float = LEASE, holder: str = "") -> DueAnswer:
-        """Plan what is to be planned, then hand out up to `limit` messages of a channel for `lease` seconds.
+        """Plan pending messages, then hand out up to `limit` messages of a channel for `lease` seconds.
 
         `holder` names who may take them back before (`recall`).
 
@@ -158,7 +158,7 @@ class DueDesk:
         return DueAnswer(items, more, left)
 
     async def recall(self, channel: str, holder: str) -> int:
-        """Let the messages be due now that `holder` leased and lost; returns their number. Errors as in `hand_out`."""
+        """Make the messages that `holder` leased and lost due now; returns their number. Errors as in `hand_out`."""
         recalled, start = 0, 0
         while places := await self._index.read_places(channel, start, RECALL_PAGE):
             sends = await read_sends(self._pipeline, places)
@@ -173,7 +173,7 @@ class DueDesk:
         return recalled
 
     async def _hand_out_taken(self, plan: Plan, places: Sequence[SendKey], terms: "_Terms") -> list[DueItem]:
-        """Lease, decide and record messages of the index; those that are not sent leave it or wait."""
+        """Lease, decide and record indexed messages; those that are not sent leave the index or wait."""
         now = terms.now
         found = await read_customers(self._pipeline, [place.key for place in places])
         stored = await self._read_related(places, found)
@@ -266,7 +266,7 @@ class DueDesk:
         return _Leased(place, leased, value, customer, task)
 
     async def _settle(self, plan: Plan, leased: _Leased, outcome: Decided, now: float) -> DueItem | None:
-        """The outcome of a leased message by its decision: it is answered, waits, or is dropped."""
+        """The outcome of a leased message by its decision: answered, waiting, or dropped."""
         place, send, value = leased.place, leased.send, leased.value
         if isinstance(outcome, FailedTask) or outcome.decision.answer.degraded:
             # It may have claimed, though no answer came: as after a crash, the next lease releases that.
@@ -321,7 +321,7 @@ class DueDesk:
         )
 
     async def _wait(self, place: SendKey, send: Send, value: bytes, at: float, now: float) -> None:
-        """Let a leased message wait until `at` (s since 1970)."""
+        """Postpone a leased message until `at` (s since 1970)."""
         await self._index.add(send.channel, place, at)
         waiting = replace(send, state="waiting", at=at, decision_id="", owed=[])
         await replace_send(self._pipeline, place, value, waiting, now)
@@ -333,7 +333,7 @@ def message_id(place: SendKey, send: Send) -> str:
 
 
 def _why_not(plan: Plan, place: SendKey, send: Send, customer: ReadCustomer, related: "_Related") -> str | None:
-    """Why a message must not be handed out any more; None if it may be decided."""
+    """The reason not to hand a message out; None if it may be decided."""
     if not isinstance(customer, FoundCustomer):
         return "gone"
     others, now = related

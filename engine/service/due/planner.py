@@ -1,4 +1,4 @@
-"""Plans messages: draws a campaign's channel and hour for each customer, and finds the moments that begin.
+"""Plans messages: draws a campaign's channel and hour for each customer, and finds moments that begin.
 
 A step is bounded: it looks at the customers that an event or the clock brought, and goes over one page of the roster
 for a campaign's day. Steps may run in any process and be repeated after a crash (`engine.due.sends`).
@@ -46,7 +46,7 @@ PAGE = 500
 
 
 class Planner:
-    """The steps, on the parts of one worker."""
+    """The planning steps of one worker."""
 
     def __init__(self, worker: Worker, flow: DecisionFlow, index: DueIndex) -> None:
         self._worker = worker
@@ -55,7 +55,7 @@ class Planner:
         self._pipeline = worker.event_store.pipeline
 
     async def step(self, now: float, page: int = PAGE) -> bool:
-        """Plan some messages; whether none is left to plan at `now` (s since 1970).
+        """Plan some messages; True if none is left to plan at `now` (s since 1970).
 
         Raises:
             StoreUnavailable: if Redis does not answer in time; the step can be repeated.
@@ -69,7 +69,7 @@ class Planner:
         return is_swept and not looks
 
     async def _note_all_once(self, plan: Plan, now: float) -> None:
-        """Note all customers when campaigns begin, or moments send in another way: no event says so."""
+        """Put all customers on the roster when campaigns or sending moments change, since no event announces that."""
         if not sends_by_itself(plan):
             return
         sent = [(channel, place, msgspec.to_builtins(moment.spec)) for channel, place, moment in sending_moments(plan)]
@@ -81,7 +81,7 @@ class Planner:
             await self._index.store_progress(MOMENTS, digest)
 
     async def _sweep(self, plan: Plan, now: float, page: int) -> bool:
-        """Go over one page of the roster for a campaign's day; whether all days that are now are done."""
+        """Process one page of the roster for a campaign's day; True if all current days are complete."""
         days = {
             f"{campaign.key}@{day}": (campaign, day)
             for campaign in plan.campaigns.values()
@@ -111,7 +111,7 @@ class Planner:
         return False
 
     async def _look_at(self, plan: Plan, looks: Sequence[Look], now: float) -> None:
-        """Find what moments send to these customers, and what campaigns of today do that did not know them yet."""
+        """Find the messages of moments for these customers, and today's campaigns that they have no draw of yet."""
         found = await read_customers(self._pipeline, [look.key for look in looks])
         moments: list[tuple[FoundCustomer, list[DueMoment], list[str]]] = []
         ends: list[tuple[Look, float | None, bool]] = []
@@ -142,7 +142,7 @@ class Planner:
     async def _plan_moments(
         self, customers: Iterable[tuple[FoundCustomer, list[DueMoment], list[str]]], now: float
     ) -> dict[ProfileKey, float]:
-        """Let the messages of moments wait, each occurrence once; conditions that ended may begin again.
+        """Schedule the messages of moments, each occurrence once; a condition that ended may begin again.
 
         Returns until when (s since 1970) a sender has an earlier message of a moment, by customer.
         """
@@ -182,17 +182,17 @@ class Planner:
         return busy
 
     async def _begin(self, place: SendKey, before: StoredSend, send: Send, now: float) -> None:
-        """Let a message wait: first in the index, which a crash leaves to be read, then in its own state."""
+        """Schedule a message: first in the index, so that a crash leaves it to be read, then in its own state."""
         await self._index.add(send.channel, place, send.at)
         await replace_send(self._pipeline, place, before.value, send, now)
 
     async def _prolong(self, place: SendKey, stored: StoredSend, closes: float, now: float) -> None:
-        """Remember a message for as long as the condition holds that sent it."""
+        """Store the later end of the condition that sent a message, so that its state lives as long."""
         if stored.send is not None and stored.send.closes < closes:
             await replace_send(self._pipeline, place, stored.value, replace(stored.send, closes=closes), now)
 
     async def _read_all(self, wanted: Sequence[tuple[FoundCustomer, str]]) -> list[list[tuple[SendKey, StoredSend]]]:
-        """The messages of each customer and cause, under all keys that are the customer's."""
+        """The messages of each customer and cause, under all keys of the customer."""
         hash_ = self._worker.event_store.hash_key
         places = [[SendKey(key, cause) for key in keys_of(customer, hash_)] for customer, cause in wanted]
         sends = iter(await read_sends(self._pipeline, [place for group in places for place in group]))
@@ -201,7 +201,7 @@ class Planner:
     async def _draw(
         self, plan: Plan, campaign: Campaign, day: date, customers: Sequence[FoundCustomer], now: float
     ) -> None:
-        """Draw a campaign's arm for each of these customers who has none yet on this day."""
+        """Draw a campaign's arm for each of these customers without one for the day."""
         cause = str(DayCause(campaign.key, day))
         stored = await self._read_all([(customer, cause) for customer in customers])
         drawn: list[tuple[SendKey, Send, bytes]] = []
@@ -231,7 +231,7 @@ class Planner:
         await self._let_wait(drawn, now)
 
     async def _let_wait(self, drawn: Sequence[tuple[SendKey, Send, bytes]], now: float) -> None:
-        """Append the records of drawn arms, then let their messages wait."""
+        """Append the records of drawn arms, then schedule their messages."""
         records = [record for _, send, _ in drawn for record in send.records]
         if records:
             self._worker.recorder.append_encoded(records)
@@ -252,7 +252,7 @@ class Planner:
         )
 
     def _draw_arm(self, plan: Plan, campaign: Campaign, day: date, customer: FoundCustomer, now: float) -> Send | None:
-        """The drawn message, with its records; None for a customer outside of the campaign."""
+        """The drawn message with its records; None if the customer is outside the campaign's audience."""
         profile, ids = customer.profile, strongest_id(customer.profile)
         span = local_span(plan, campaign, profile, day, now)
         if span is None or ids is None:
@@ -281,5 +281,5 @@ class Planner:
 
 
 def _earliest(*times: float | None) -> float | None:
-    """The first of some times; None where there is none."""
+    """The earliest of some times; None if there are none."""
     return min((time for time in times if time is not None), default=None)

@@ -1,4 +1,4 @@
-"""Releases what the leases of a message claimed and nobody confirmed.
+"""Releases unconfirmed claims of a message's leases.
 
 A release follows the change of state that makes it right: until then another process may confirm the lease. What a
 crash in between leaves is found in the message (`unreleased_ids`), and released by the next lease or look at it. A
@@ -17,7 +17,7 @@ from engine.service.worker import Worker
 
 
 async def release_leases(worker: Worker, plan: Plan, customer: ReadCustomer, send: Send, now: float) -> None:
-    """Release the claims of the last lease of a message, and of those before it that a crash left.
+    """Release the claims of a message's last lease, and of earlier leases that a crash left.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time; the message still names what is to be released.
@@ -34,7 +34,7 @@ async def release_leases(worker: Worker, plan: Plan, customer: ReadCustomer, sen
 
 
 def _claimable(plan: Plan, send: Send, decision_id: str) -> list[str]:
-    """The offers that a lease may have claimed: any that its decision could show, if it died before it stored them."""
+    """The offers that a lease may have claimed: all that its decision could show if it died before storing them."""
     if send.offers and decision_id == send.decision_id:
         return send.offers
     selection = plan.selections.get((send.channel, send.placement))
@@ -46,7 +46,7 @@ def _claimable(plan: Plan, send: Send, decision_id: str) -> list[str]:
 
 
 def _claim_of(plan: Plan, send: Send, decision_id: str, offer: str) -> Claim:
-    """The claim that showing an offer in a lease made."""
+    """The claim that showing an offer makes in a lease."""
     limits = plan.offers[offer].limits
     return Claim(
         id=claim_id(decision_id, offer),

@@ -1,4 +1,4 @@
-"""Notes customers for the planner while the plan sends by itself; else the roster would grow and nobody would read it.
+"""Puts customers on the planner's roster while the plan sends messages by itself; otherwise nothing would read it.
 
 A worker that starts to leave customers out forgets that all of them were noted, and forgets it again once its plan
 sends: another worker may have read the new plan, and noted all customers, while this one left some out. The planner
@@ -14,12 +14,12 @@ from engine.due.index import DueIndex
 
 
 def sends_by_itself(plan: Plan) -> bool:
-    """Whether a plan has campaigns, or moments on a channel that writes to customers."""
+    """Whether a plan has campaigns, or moments on an outbound channel."""
     return bool(plan.campaigns) or next(sending_moments(plan), None) is not None
 
 
 class Roster:
-    """The roster as one worker adds to it."""
+    """The roster of customers to plan for, as one worker adds to it."""
 
     def __init__(self, index: DueIndex) -> None:
         self._index = index
@@ -27,7 +27,7 @@ class Roster:
         self._is_kept = True
 
     async def follow(self, plan: Plan) -> bool:
-        """Whether customers are to be noted under this plan; call it before their profiles change.
+        """Whether this plan needs the roster; call it before profiles change.
 
         Raises:
             StoreUnavailable: if Redis does not answer in time.
@@ -40,6 +40,6 @@ class Roster:
         return self._is_kept
 
     async def note(self, plan: Plan, keys: Iterable[ProfileKey], at: float) -> None:
-        """Put customers on the roster, to be looked at at `at` (s since 1970), if the plan sends. Errors as above."""
+        """Put customers on the roster for the time `at` (s since 1970), if the plan sends. Errors as above."""
         if await self.follow(plan):
             await self._index.note(keys, at)

@@ -69,7 +69,7 @@ async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
 
 
 async def switch_experiment(worker: Worker, key: str, *, paused: bool, by: str, reason: str) -> SwitchAnswer:
-    """Use the switch, then record it: an audit record without its effect would be wrong, the reverse only late.
+    """Pause or resume, then record it, since an audit record of a switch that failed would be wrong.
 
     Raises:
         Refusal: 404 for an unknown key, 503 if the store does not answer.

@@ -1,4 +1,4 @@
-"""`POST /v1/decide`: what a customer gets."""
+"""`POST /v1/decide`: decides placements and experiments for a customer."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ class DecideEndpoint:
         self._limit = limit
 
     def take(self, request: WholeRequest) -> bool:
-        """Decide a plain request with the others of its tick, from its bytes to those of its answer."""
+        """Decide a plain request together with the others of its tick, from its bytes to its answer's bytes."""
         if not request.is_plain_json(self._limit) or request.has_header(b"idempotency-key"):
             return False
         if self._batches.is_full:
@@ -75,7 +75,7 @@ class DecideEndpoint:
         return True
 
     async def handle(self, call: Call) -> Reply:
-        """Decide a request that did not come by the fast path, or has an idempotency key."""
+        """Decide a request that the fast path did not take, or that has an idempotency key."""
         if self._batches.is_full:
             self._worker.metrics.count_refused()
             raise refuse_overload()
@@ -103,7 +103,7 @@ class DecideEndpoint:
         return Reply(self._counted(prepared, arrival.asked))
 
     async def _answer_once(self, call: Call, request: DecideRequest, key: str) -> Reply:
-        """Answer a request with an idempotency key: the stored answer of the key if it has one."""
+        """Answer a request with an idempotency key: by the key's stored answer if there is one."""
         flow, began, now, deadline = self._flow, time.monotonic(), time.time(), self._flow.new_deadline()
 
         async def prepare() -> PreparedAnswer:
@@ -122,14 +122,14 @@ class DecideEndpoint:
         return Reply(await answers.answer_once(scope, call.body, prepare, deadline=deadline))
 
     async def _preview(self, call: Call, request: DecideBody, token: str) -> Reply:
-        """Answer the bearer of a preview; nothing is recorded, so an idempotency key has no effect."""
+        """Answer a request with a preview token; nothing is recorded, so its idempotency key has no effect."""
         plain = replace(request, preview=msgspec.UNSET)
         decision = await decide_preview(self._worker, plain, token, seconds=self._worker.settings.store_timeout)
         is_public = call.caller.role == "client"
         return Reply(_encode(publish_answer(decision.answer) if is_public else decision.answer))
 
     def _decode(self, call: Call) -> DecideBody:
-        """The request of a call, which its caller may make."""
+        """Decode a request and check that its caller may make it."""
         request = decode_decide(call.body)
         if call.caller.role == "client":
             call.caller.require_proof(request.customer, call.header(PROOF_HEADER))
@@ -147,13 +147,13 @@ class DecideEndpoint:
         return new_task(request, now, decision_id, self._worker.plan.rules.placeholders, is_public=is_public)
 
     def _counted(self, prepared: PreparedTask, began: float) -> bytes:
-        """The answer, which is counted as one that took the time since `began` (monotonic)."""
+        """Count the answer with the time since `began` (monotonic), and return it."""
         self._worker.metrics.count_decision(prepared.decision, time.monotonic() - began)
         return prepared.answer.answer
 
 
 def _describe(trace: RequestTrace, prepared: PreparedTask) -> None:
-    """Add to a trace what was decided."""
+    """Add the decision's attributes to a trace."""
     answer = prepared.decision.answer
     trace.add(
         decision_id=answer.decision_id,
@@ -168,6 +168,6 @@ def _describe(trace: RequestTrace, prepared: PreparedTask) -> None:
 def decide_routes(
     worker: Worker, flow: DecisionFlow, batches: DecisionBatches, guard: RequestGuard, limit: int
 ) -> list[Route]:
-    """`/v1/decide`."""
+    """The route of `/v1/decide`."""
     decide = DecideEndpoint(worker, flow, batches, guard, limit)
     return [endpoint("/v1/decide", {"POST": decide.handle}, limit=limit, guard=guard, take=decide.take)]

@@ -1,4 +1,4 @@
-"""Recognizes events that name a decision of another customer, by the tag that a decision's id has of its customer."""
+"""Recognizes events that name another customer's decision, by the customer tag in the decision's id."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TOGETHER = 32
 async def foreign_decision_warnings(
     store: ProfileStore, batch: Sequence[Event | EventStatus], statuses: Sequence[EventStatus], now: float
 ) -> list[list[str]]:
-    """By item, a warning where its decision was made for another customer.
+    """A warning for each item whose decision was made for another customer.
 
     The learner rewards that decision all the same: a purchase may be reported under an identifier of the customer that
     the visit did not have. Identifiers that were ever named together are one customer's.
@@ -45,7 +45,7 @@ async def foreign_decision_warnings(
 
 
 async def _is_foreign(store: ProfileStore, event: Event, now: float) -> bool:
-    """Whether no identifier of the event's customer is that of its decision."""
+    """Whether none of the event's identifiers belongs to the decision's customer."""
     customer = await store.fetch(customer_ids(event), now)
     known = [ids_with_one(kind, value) for kind in KINDS for value in customer.profile.ids.get(kind, ())]
     return not any(may_be_of(event.decision_id or "", ids) for ids in known)

@@ -1,4 +1,4 @@
-"""`GET /v1/due` hands out the messages of a channel that are due; `POST /v1/due/confirm` says what became of them."""
+"""`GET /v1/due` hands out a channel's due messages; `POST /v1/due/confirm` takes their outcomes."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ DecisionIds = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgs
 
 
 class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The outcomes of messages, by decision id: `sent`, `released` to be due again, `dropped` never to be sent."""
+    """Outcomes by decision id: `sent`, `released` (due again) or `dropped` (never to be sent)."""
 
     sent: DecisionIds = []
     released: DecisionIds = []
@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def due_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/due` and `/v1/due/confirm`."""
+    """The routes of `/v1/due` and `/v1/due/confirm`."""
     desk = DueDesk(worker)
 
     async def hand_out(call: Call) -> Reply:
@@ -90,7 +90,7 @@ def due_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
 
 
 def _number(query: dict[str, str], name: str, usual: int, most: int) -> int:
-    """A whole number of the query, from 1 to `most`."""
+    """A whole number of the query, between 1 and `most`."""
     text = query.get(name)
     if text is None:
         return usual

@@ -1,4 +1,4 @@
-"""`POST /v1/events`: what customers did and who they are, in batches."""
+"""`POST /v1/events`: receives customers' events and traits in batches."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/events`."""
+    """The route of `/v1/events`."""
     claims = Claims(worker.event_store.pipeline)
 
     async def handle_events(call: Call) -> Reply:
@@ -84,7 +84,7 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
 
 def _changed_keys(store: ProfileStore, batch: IncomingEvents) -> set[ProfileKey]:
-    """The keys of the customers whose profile a batch changes, to be looked at for what is due."""
+    """The keys of customers whose profile a batch changes, for the planner of due messages."""
     named = (keyed_ids(customer_ids(item), store.hash_key) for item in batch if isinstance(item, Event))
     return {idents[0].key for idents in named if idents}
 
@@ -109,7 +109,7 @@ async def _decode_in_slices(body: bytes, plan: Plan) -> tuple[list[Event | Event
 def _reject_unproven(
     call: Call, batch: list[Event | EventStatus], audience_names: Collection[str]
 ) -> list[Event | EventStatus]:
-    """The batch, in which items are rejected that a publishable key may not send."""
+    """The batch, in which items that a publishable key may not send are rejected."""
     if call.caller.role != "client":
         return batch
     proof = call.header(PROOF_HEADER)

@@ -1,4 +1,4 @@
-"""`/v1/explain` and `/v1/agent`: what a customer would get and why, by `decide` itself.
+"""`/v1/explain` and `/v1/agent`: show what a customer would get and why, by running `decide` itself.
 
 An explanation has no effect on anything. What staff are shown is a prefetched decision like any other: it is logged and
 awaits its exposure, so that what they offered, and what came of it, can be reported under its id.
@@ -36,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit: int) -> list[Route]:
-    """`POST /v1/explain` and `POST /v1/agent`, each with the body of `/v1/decide`."""
+    """The routes of `POST /v1/explain` and `POST /v1/agent`, whose body is that of `/v1/decide`."""
 
     async def explain(call: Call) -> Reply:
         now, request = time.time(), decode_decide(call.body)
@@ -68,7 +68,7 @@ def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limi
 async def decide_with_trace(
     worker: Worker, flow: DecisionFlow, request: DecideRequest, *, now: float, decision_id: str
 ) -> DecidedTask:
-    """The decision with what closed each offer, at `now` (s since 1970); nothing is written.
+    """The decision at `now` (s since 1970) with the gate that closed each offer; nothing is written.
 
     It waits for the store as long as events do: staff would rather wait than ask again, and no page waits for it.
 
@@ -89,7 +89,7 @@ async def decide_with_trace(
 async def _read_pools(
     worker: Worker, request: DecideRequest, now: float, customer: FetchedCustomer
 ) -> dict[str, float]:
-    """The rest of every stock and budget that an offer of the request's placements needs, low or not.
+    """The remaining amount of every stock and budget that the requested placements need, low or not.
 
     Of coupon codes it has at least one for the customer if they have a code already.
     """

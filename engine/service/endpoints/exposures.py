@@ -1,4 +1,4 @@
-"""`POST /v1/exposures`: a prefetched decision was seen."""
+"""`POST /v1/exposures`: reports that a prefetched decision was seen."""
 
 import time
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead.
+    """The result of an exposure. `refused` lists placements whose offer is used up: show their fallback.
 
     Of a list it has the items, such as `home_row[2]`: take them out.
     `coupons` has, by placement, the code that the customer got now.
@@ -59,7 +59,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/exposures`."""
+    """The route of `/v1/exposures`."""
 
     async def handle_exposures(call: Call) -> Reply:
         request = decode_body(_decoder, call.body)
@@ -87,7 +87,7 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
 
 
 def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) -> tuple[list[str], list[str]]:
-    """The experiments and placements that the request names, all of the decision if it names none; unknown names.
+    """The experiments and placements that the request names (all if it names none), and the unknown names.
 
     Whoever sees a placement sees the experiments on it too: their variant chose its offer.
 
@@ -117,7 +117,7 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
 async def _show_coupons(
     worker: Worker, pending: PendingDecision, decision_id: str, exposed: list[str], now: float
 ) -> dict[str, str]:
-    """The coupon codes of what was exposed, by placement or item."""
+    """The coupon codes of the exposed offers, by placement or item."""
     shown = {key: pending.offers[key][0] for key in exposed if key in pending.offers}
     claims = {one: claim_id(decision_id, one) for one in shown.values() if _has_coupons(worker.plan, one)}
     codes = await worker.event_claims.show_codes(claims, now) if claims else {}
@@ -131,7 +131,7 @@ def _has_coupons(plan: Plan, offer: str) -> bool:
 async def _claim(
     worker: Worker, pending: PendingDecision, decision_id: str, keys: list[str], now: float
 ) -> Mapping[str, DenialReason]:
-    """Bind the customer, then claim the limited offers for them; the reason by placement where a claim is denied."""
+    """Bind the customer, then claim the limited offers; returns the reason per placement whose claim is denied."""
     store = worker.event_store
     if pending.who and not await store.bind_exposed(pending.who, pending.unit, now, worker.recorder.append_events):
         raise Refusal(404, "the customer was erased; their exposures are not counted, send none", "decision_id")

@@ -1,4 +1,4 @@
-"""Files for browsers: the storefront's script with its types, and the demo shop. They are read once, at the start."""
+"""Serves files for browsers: the storefront's script with its types, and the demo shop. They are read at start."""
 
 import hashlib
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ SHOP_HEADERS: ReplyHeaders = ((b"content-security-policy", SHOP_POLICY), (b"refe
 
 
 def shop_routes(guard: RequestGuard) -> list[Route]:
-    """`/shop`, the demo shop, which uses the public API as any shop would, and the files of its page."""
+    """The routes of `/shop`, the demo shop, which uses the public API, and of its files."""
     files = sorted(path for path in SHOP_FOLDER.rglob("*") if path.suffix in KINDS)
     names = {path: path.relative_to(SHOP_FOLDER).as_posix() for path in files}
     addresses = {path: "/shop" if name == "index.html" else f"/shop/{name}" for path, name in names.items()}
@@ -41,7 +41,7 @@ def shop_routes(guard: RequestGuard) -> list[Route]:
 
 
 def script_routes(guard: RequestGuard) -> list[Route]:
-    """`/client.js` with its types, and `/exposure-hook.js`."""
+    """The routes of `/client.js` with its types, and of `/exposure-hook.js`."""
     names = ("client.js", "client.d.ts", "exposure-hook.js")
     return [file_route(f"/{name}", SCRIPT_FOLDER / name, guard, ANY_PAGE) for name in names]
 

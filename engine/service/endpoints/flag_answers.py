@@ -1,4 +1,4 @@
-"""Flags in the protocol's form, encoded once for each variant and reason: a request adds only its own metadata.
+"""Flags in the protocol's form, encoded once per variant and reason: a request adds only its own metadata.
 
 `encode` writes what the structs below say; the form of an experiment lasts as long as its compiled experiment.
 """
@@ -50,7 +50,7 @@ class EncodedFlag(NamedTuple):
 
 
 class Metadata:
-    """The metadata of a request's flags: they differ in the engine's reason and rule only."""
+    """The metadata of a request's flags, which differ only in the engine's reason and rule."""
 
     __slots__ = ("_by_reason", "_decision_id", "_plan", "_warning")
 
@@ -59,7 +59,7 @@ class Metadata:
         self._by_reason: dict[tuple[AssignmentReason, str], bytes] = {}
 
     def encoded(self, assignment: Assignment) -> bytes:
-        """The metadata of a flag with this assignment: its reason, and the name of the rule that decided."""
+        """The metadata of a flag with this assignment: its reason, and the name of the deciding rule."""
         rule = assignment.rule.key.rpartition(RULE)[2] if assignment.rule else ""
         known = self._by_reason.get((assignment.reason, rule))
         if known is None:
@@ -70,13 +70,13 @@ class Metadata:
 
 
 class FlagAnswers:
-    """The encoded forms of the running plan's experiments."""
+    """The encoded answers of the running plan's experiments."""
 
     def __init__(self) -> None:
         self._forms: dict[str, tuple[Experiment, dict[tuple[AssignmentReason, int, str], EncodedFlag]]] = {}
 
     def encoded(self, assigned: Assigned) -> EncodedFlag:
-        """The form of an assigned experiment or flag."""
+        """The encoded answer of an assigned experiment or flag."""
         experiment, assignment = assigned.experiment, assigned.assignment
         known = self._forms.get(experiment.key)
         if known is None or known[0] is not experiment:  # the plan was swapped
@@ -90,7 +90,7 @@ class FlagAnswers:
 
 
 class RecentPrefetches:
-    """The decision ids of the latest evaluations of all flags by their ETags, so that equal results keep their id.
+    """The decision ids of recent bulk evaluations by ETag, so that equal results get the same id.
 
     The decision with that id is in the log, and awaits its exposures until after the ETag changes.
     """
@@ -105,7 +105,7 @@ class RecentPrefetches:
         return self._ids.get(etag)
 
     def add(self, etag: str, decision_id: str) -> None:
-        """Remember a decision that was recorded, and forget the oldest."""
+        """Remember a recorded decision, and forget the oldest."""
         self._ids[etag] = decision_id
         if len(self._ids) > self.MOST:
             self._ids.popitem(last=False)
@@ -117,7 +117,7 @@ def encode_evaluation(flag: EncodedFlag, metadata: bytes) -> bytes:
 
 
 def flag_value(spec: ExperimentSpec, index: int) -> object:
-    """The variant's value: X for a payload `{value: X}`, else the payload, or its key where no variant has a payload.
+    """The variant's value: X of a payload `{value: X}`, else the payload, or the key if no variant has a payload.
 
     If any variant's value is a float, integers become floats too: SDKs reject a flag whose type changes. Null is
     returned as no value.
@@ -138,7 +138,7 @@ def flag_value(spec: ExperimentSpec, index: int) -> object:
 
 
 def _encode_flag(assigned: Assigned) -> EncodedFlag:
-    """The form of an assigned experiment; the engine's own reason goes into the digest, as it is in the metadata."""
+    """The encoded answer of an assigned experiment; the digest includes the engine's reason, as the metadata do."""
     experiment, assignment = assigned.experiment, assigned.assignment
     value = flag_value(experiment.spec, assignment.index) if assignment.index >= 0 else msgspec.UNSET
     reason = _reason(experiment.spec, assigned)
@@ -149,7 +149,7 @@ def _encode_flag(assigned: Assigned) -> EncodedFlag:
 
 
 def _reason(spec: ExperimentSpec, assigned: Assigned) -> EvaluationReason:
-    """The protocol's reason for the engine's."""
+    """The protocol's name for the engine's reason."""
     match assigned.assignment.reason:
         case "rule":
             return "TARGETING_MATCH" if assigned.logged.spec.audience or assigned.logged.prerequisites else "STATIC"

@@ -1,4 +1,4 @@
-"""Notices of changed flags (OFREP 0.3.0, `eventStreams`): server-sent events that ask a page to evaluate again.
+"""Notices of changed flags (OFREP 0.3.0, `eventStreams`): server-sent events that make a page evaluate again.
 
 A notice has no content but that something changed: the page evaluates again with its ETag, and gets 304 where its own
 values are the same. So anyone may listen, and the number of listeners is bounded.
@@ -41,7 +41,7 @@ class FlagChanges:
         self._is_closed = False
 
     def close(self) -> None:
-        """End every stream, as the server stops."""
+        """End every stream when the server stops."""
         self._is_closed = True
         self._wake()
 
@@ -88,7 +88,7 @@ class FlagChanges:
         return Reply(b"", 200, headers, self.listen)
 
     async def _look(self) -> None:
-        """Wake the listeners when the plan changes, as long as there are any."""
+        """Wake the listeners when the plan changes, while there are any."""
         known = self._read_plan()
         while self._listeners and not self._is_closed:
             await asyncio.sleep(LOOK_SECONDS)
@@ -104,7 +104,7 @@ class FlagChanges:
 
 
 def flag_stream_routes(changes: FlagChanges, guard: RequestGuard) -> list[Route]:
-    """The stream of notices."""
+    """The route of the stream of notices."""
 
     async def stream(_: Call) -> Reply:
         return changes.reply()

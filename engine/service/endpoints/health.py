@@ -1,4 +1,4 @@
-"""Liveness, readiness, and the page that Prometheus reads."""
+"""Liveness, readiness, and the metrics that Prometheus scrapes."""
 
 import asyncio
 from importlib.metadata import version
@@ -40,7 +40,7 @@ LINKS = {
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether this worker should get traffic, with the state of what it depends on. Ages are seconds.
+    """Whether this worker should get traffic, and the state of its dependencies. Ages are in seconds.
 
     `degraded`: the store is away, so every answer is a fallback; or it refuses writes, so many are.
     """
@@ -56,7 +56,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
-    """`/`, `/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
+    """The routes of `/`, `/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
     links = LINKS | ({"dashboard": "/"} if worker.settings.dashboard else {})
     index_body = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), links))
 
@@ -86,7 +86,7 @@ def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
 
 
 async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> Readiness:
-    """Check now what the worker depends on.
+    """Check the worker's dependencies now.
 
     With `accept_degraded` a worker that can only answer fallbacks is ready: what fails because the store is away, the
     age of the snapshots and the lag of the spool, then does not count (docs/decisions/0003-ready-without-the-store.md).

@@ -68,7 +68,7 @@ class NotEvaluated(Exception):
 
 
 class FlagContext(msgspec.Struct, frozen=True):
-    """The request that `/v1/decide` would have of the same customer, without experiments yet.
+    """The equivalent `/v1/decide` request of the same customer, without experiments yet.
 
     `warning` says which attributes were not used as the identifier or the channel that their names stand for. `preview`
     is the token of a preview, if one was sent.
@@ -85,7 +85,7 @@ class FlagContext(msgspec.Struct, frozen=True):
         return not any(getattr(customer, name) for name in customer.__struct_fields__)
 
     def units(self, plan: Plan) -> Mapping[Unit, str]:
-        """The store and the other units that the request names itself; no ids of customers and devices."""
+        """The store and other units that the request itself names, without ids of customers and devices."""
         return units_in_context(plan.unit_traits, self.request.context, plan.rules.placeholders)
 
 
@@ -95,7 +95,7 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 def ofrep_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit: int) -> list[Route]:
-    """The single and the bulk evaluation."""
+    """The routes of the single and the bulk evaluation."""
     answers, recent = FlagAnswers(), RecentPrefetches()
 
     async def single(call: Call) -> Reply:
@@ -121,7 +121,7 @@ def ofrep_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit:
 
 
 async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswers, call: Call, key: str) -> bytes:
-    """Evaluate one flag; for a known customer it counts as exposed."""
+    """Evaluate one flag; a known customer counts as exposed."""
     began = time.perf_counter()
     plan = worker.plan
     context = _read_context(call, plan)
@@ -147,7 +147,7 @@ async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswer
 async def _evaluate_channel(
     worker: Worker, flow: DecisionFlow, answers: FlagAnswers, recent: RecentPrefetches, call: Call
 ) -> Reply:
-    """Evaluate all flags of the channel; 304 if nothing changed since the ETag that the client has."""
+    """Evaluate all flags of the channel; 304 if nothing changed since the client's ETag."""
     began = time.perf_counter()
     deadline = flow.new_deadline()
     plan = worker.plan
@@ -189,7 +189,7 @@ async def _evaluate_channel(
 
 
 def _digest_flag(answers: FlagAnswers, decision: Decision, key: str) -> bytes:
-    """A digest of one flag's result; a failure is its own."""
+    """A digest of one flag's result; a failure is digested as it is."""
     assigned = decision.assigned.get(key)
     return _encode_failure(key) if assigned is None else answers.encoded(assigned).digest
 
@@ -210,7 +210,7 @@ def _encode_failure(key: str) -> bytes:
 async def _decide_flags(
     flow: DecisionFlow, context: FlagContext, keys: list[str], now: float, *, deadline: float | None = None
 ) -> Decision:
-    """Decide the experiments `keys`; without the store if the customer is unknown. With a deadline it is a prefetch."""
+    """Decide the experiments `keys`, without the store if the customer is unknown; with a deadline as a prefetch."""
     expose = deadline is None and not context.is_anonymous
     request = replace(context.request, experiments=keys, expose=expose)
     if context.is_anonymous:
@@ -220,7 +220,7 @@ async def _decide_flags(
 
 
 async def _preview_flags(worker: Worker, context: FlagContext, keys: list[str]) -> Decision:
-    """Decide for the bearer of a preview: the experiments `keys`, and those that it forces on the channel."""
+    """Decide by a preview token: the experiments `keys`, and those that the token forces on the channel."""
     request = replace(context.request, experiments=keys, expose=False)
     profile = NOBODY if context.is_anonymous else None
     seconds = worker.settings.store_timeout
@@ -228,7 +228,7 @@ async def _preview_flags(worker: Worker, context: FlagContext, keys: list[str]) 
 
 
 def _encode_preview(answers: FlagAnswers, decision: Decision, context: FlagContext, key: str) -> bytes:
-    """One flag of a preview."""
+    """One flag of a preview, as JSON."""
     assigned = decision.assigned.get(key)
     if assigned is None:
         raise NotEvaluated("FLAG_NOT_FOUND", f"{key!r} is not an experiment or flag of the running plan; check its key")
@@ -238,7 +238,7 @@ def _encode_preview(answers: FlagAnswers, decision: Decision, context: FlagConte
 
 
 def _read_context(call: Call, plan: Plan) -> FlagContext:
-    """Decode the body, by the rules of `/v1/decide`.
+    """Decode the body by the rules of `/v1/decide`.
 
     `targetingKey` is the customer's user id, unless the context gives the same as `anonymousId` or `deviceId`, or gives
     another `userId`: then it is the visitor's. Where an attribute cannot be the identifier or the channel that its name
@@ -277,7 +277,7 @@ def _read_context(call: Call, plan: Plan) -> FlagContext:
 
 
 def _for_unit(context: FlagContext, experiments: Sequence[Experiment], units: Mapping[Unit, str]) -> FlagContext:
-    """The context with its store, or another unit, as the customer where nobody is named and such a unit is tested.
+    """The context with its store or other unit as the customer, if it names none and such a unit is tested.
 
     Otherwise an experiment on stores would have no exposure. The `experiments` are the same for everyone in the store.
     """
@@ -289,7 +289,7 @@ def _for_unit(context: FlagContext, experiments: Sequence[Experiment], units: Ma
 
 
 def _without_worth(request: DecideRequest, plan: Plan, caller: Caller, warnings: list[str]) -> DecideRequest:
-    """The request without those attributes that say what the customer is worth, which a page may not say."""
+    """The request without attributes that state the customer's worth, which a page may not send."""
     worth = worth_in_context(request.context, plan.audience_names, caller.may_say)
     if not worth:
         return request
@@ -302,7 +302,7 @@ def _without_worth(request: DecideRequest, plan: Plan, caller: Caller, warnings:
 def _read_identifier(
     context: Mapping[str, object], warnings: list[str], placeholders: Collection[str], *names: str
 ) -> str | None:
-    """The first of the named attributes that is an identifier; a whole number, as pages have them, is its digits."""
+    """The first named attribute that is an identifier; a whole number counts as its digits."""
     for name in names:
         value = context.get(name)
         if isinstance(value, float) and value.is_integer() and -LONGEST <= value < 2 * LONGEST:
@@ -320,7 +320,7 @@ def _read_identifier(
 
 
 def _read_channel(context: Mapping[str, object], plan: Plan, warnings: list[str]) -> str:
-    """The channel of the context, or the plan's default channel where that names none."""
+    """The context's channel, or the plan's default channel if it names none."""
     default = DEFAULT_CHANNEL if DEFAULT_CHANNEL in plan.channels else min(plan.channels)
     channel = context.get("channel") or default
     if isinstance(channel, str) and channel in plan.channels:
@@ -331,7 +331,7 @@ def _read_channel(context: Mapping[str, object], plan: Plan, warnings: list[str]
 
 
 def _needs_targeting_key(key: str) -> str:
-    """The detail of a flag that cannot be evaluated without a customer."""
+    """The error detail of a flag that cannot be evaluated without a customer."""
     return f"{key} depends on the customer; send context.targetingKey"
 
 
@@ -350,7 +350,7 @@ def _matches(if_none_match: str, etag: str) -> bool:
 
 
 def _parse_failure(refusal: Refusal, path: Mapping[str, object]) -> Reply | None:
-    """The protocol's form of a body that could not be read, under the status that says why."""
+    """The protocol's error for an unreadable body, with the status of the cause."""
     if refusal.status not in UNREADABLE:
         return None
     key = str(path.get("key", "")).removeprefix("/")
@@ -359,7 +359,7 @@ def _parse_failure(refusal: Refusal, path: Mapping[str, object]) -> Reply | None
 
 
 def _failure_reply(error: Exception, key: str | msgspec.UnsetType) -> Reply:
-    """The protocol's form of an error; refusals of the caller (401, 403, 429) stay problems, as the protocol wants."""
+    """The protocol's form of an error; refusals of the caller (401, 403, 429) stay problem+json."""
     match error:
         case NotEvaluated():
             status = 404 if error.code == "FLAG_NOT_FOUND" else 400

@@ -45,7 +45,7 @@ PUBLISHED_NAMES = {
 
 
 def docs_routes(worker: Worker, guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
-    """`/docs` and `/docs/openapi.json`; a server without keys documents operations that need none."""
+    """The routes of `/docs` and `/docs/openapi.json`; a server without keys documents operations that need none."""
     newest: tuple[str, bytes] = ("", b"")
 
     async def page(_: Call) -> Reply:
@@ -104,7 +104,7 @@ def openapi(shop: ShopNames = NO_NAMES, *, needs_keys: bool = True) -> Node:
 
 @functools.cache
 def _components() -> tuple[Mapping[type, object], Node]:
-    """References by type, and the schemas they point to, under their published names."""
+    """The references by type, and the schemas they point to, under their published names."""
     requests = [one.request for one in OPERATIONS if one.request is not None]
     answers = [kind for one in OPERATIONS for kind in (one.answer, one.failure) if kind is not None]
     of_answers, schemas = _schemas([*answers, ProblemDetails], {"description": "any JSON value"})
@@ -256,7 +256,7 @@ def _type_of(schema: Node) -> str:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    """An HTML table; nothing for no rows."""
+    """An HTML table; empty if there are no rows."""
     lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{lines}</table>" if lines else ""
 

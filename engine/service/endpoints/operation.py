@@ -1,4 +1,4 @@
-"""One operation of the HTTP face as its documentation has it, and the bodies that only the documentation names."""
+"""One operation of the HTTP face for its documentation, and the bodies that only the documentation names."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ HeaderDocs = Mapping[str, str]
 
 
 class EventBatch(msgspec.Struct, frozen=True):
-    """Up to 1,000 events; each gets a status of its own."""
+    """Up to 1,000 events; each gets its own status."""
 
     batch: Annotated[list[Event], msgspec.Meta(max_length=BATCH_ITEMS)]
 
@@ -33,7 +33,7 @@ class BulkFlag(msgspec.Struct, frozen=True):
 
 
 class StreamEndpoint(msgspec.Struct, frozen=True):
-    """The address of a stream, from the protocol's base URL on."""
+    """The address of a stream, relative to the protocol's base URL."""
 
     requestUri: str  # noqa: N815 (the protocol's name)
 
@@ -55,13 +55,13 @@ class BulkEvaluation(msgspec.Struct, frozen=True):
 
 
 class Live(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The answer that the process is alive."""
 
     status: Literal["live"]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems.
+    """One method at one path. `role` is the minimum role of a key (None: no key); other answers are problems.
 
     `rule` is a JSON schema of what the type of `request` does not say. `items` names the list of a request whose items
     are answered one by one, and `pages` is whether a browser gets a page at the address. What a value of one of

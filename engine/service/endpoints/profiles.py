@@ -1,4 +1,4 @@
-"""`/v1/profiles/{id}`: a customer's profile, read, exported with the log, or erased."""
+"""`/v1/profiles/{id}`: reads, exports or erases a customer's profile."""
 
 import asyncio
 import sqlite3
@@ -47,7 +47,7 @@ class CustomerExport(msgspec.Struct, frozen=True):
 
 
 class OfferHistory(msgspec.Struct, frozen=True):
-    """A customer's offers, the newest first; `since` is the oldest day that was read, empty if the whole log was."""
+    """A customer's offers, newest first; `since` is the oldest day read, empty if the whole log was read."""
 
     customer: str
     offers: "list[OfferedOffer]"
@@ -55,14 +55,14 @@ class OfferHistory(msgspec.Struct, frozen=True):
 
 
 class ErasureResult(msgspec.Struct, frozen=True):
-    """The result of an erasure: the identifiers of the customer, and the number of deleted rows of the log."""
+    """The result of an erasure: the customer's identifiers, and the number of deleted log rows."""
 
     ids: list[str]
     rows: int
 
 
 def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/profiles/{id}`, its `/export` and its `/offers`, by any identifier of the customer."""
+    """The routes of `/v1/profiles/{id}`, `/export` and `/offers`, by any identifier of the customer."""
 
     async def show(call: Call) -> Reply:
         return Reply(_encode(await show_customer(worker, str(call.path["id"]))))
@@ -100,7 +100,7 @@ async def show_customer(worker: Worker, customer: str) -> Mapping[str, object]:
 
 
 async def export_customer(worker: Worker, customer: str) -> CustomerExport:
-    """Everything that is stored of a customer. Errors as in `show_customer`, and 501 without the libraries."""
+    """Everything stored about a customer. Errors as in `show_customer`, and 501 without the libraries."""
     stored = await _read_customer(worker, customer)
     ids = {*identifier_spellings(customer), *(_identifiers(stored) if stored else ())}
     rows = await asyncio.to_thread(_export_rows, worker.settings, ids)
@@ -111,7 +111,7 @@ async def export_customer(worker: Worker, customer: str) -> CustomerExport:
 
 
 async def show_offers(worker: Worker, customer: str) -> OfferHistory:
-    """Returns what a customer was offered. Errors as in `export_customer`."""
+    """Returns the offers that a customer got. Errors as in `export_customer`."""
     stored = await _read_customer(worker, customer)
     if stored is None:
         raise _unknown_customer(customer)
@@ -170,7 +170,7 @@ def _export_rows(settings: Settings, ids: set[str]) -> dict[str, list[dict[str, 
 
 
 def _erase_from_log(log_folder: Path, ids: set[str], now: float) -> int:
-    """Delete the customer's rows from a log that is on this machine; returns how many.
+    """Delete the customer's rows from a log on this machine; returns their number.
 
     The erasure is announced in the store, so a collector deletes the rows of a log that this process cannot read.
     """
@@ -185,7 +185,7 @@ def _erase_from_log(log_folder: Path, ids: set[str], now: float) -> int:
 
 
 async def _erase_from_files(worker: Worker, ids: set[str]) -> int:
-    """Delete an erased customer's rows from the files of the log and of the learner; returns those of the log.
+    """Delete an erased customer's rows from the log and the learner's files; returns the number in the log.
 
     Raises:
         Refusal: 503 if a file cannot be rewritten. The erasure is announced in the store by then, so the collector and
@@ -206,7 +206,7 @@ async def _erase_from_files(worker: Worker, ids: set[str]) -> int:
 
 
 async def _read_customer(worker: Worker, customer: str) -> Export | None:
-    """The store's data of a customer; None for an unknown id.
+    """The stored data of a customer; None for an unknown id.
 
     Raises:
         Refusal: 503 if the store does not answer; 404 if the id is a placeholder.
@@ -229,12 +229,12 @@ def _view(worker: Worker, stored: Export) -> Mapping[str, object]:
 
 
 def _identifiers(stored: Export) -> list[str]:
-    """All ids of a customer, that of the profile first."""
+    """All ids of a customer, the profile's id first."""
     return [stored.profile.id, *(value for values in stored.profile.ids.values() for value in values)]
 
 
 def _names_nobody(error: BadInput) -> Refusal:
-    """The refusal of an id that is a placeholder: no customer has it."""
+    """The refusal of an id that is a placeholder, so no customer has it."""
     return Refusal(404, str(error).removeprefix("id: "), "id")
 
 

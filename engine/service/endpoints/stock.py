@@ -1,4 +1,4 @@
-"""`/v1/stock`: how many there are of a SKU, in all or at a place, set by the back office, and how many are left."""
+"""`/v1/stock`: the back office sets a SKU's stock, in all or at a place; anyone reads what is left."""
 
 import asyncio
 import math
@@ -40,13 +40,13 @@ Level = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum"
 
 
 class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A stock as counted on the shelves, without what was sold before the count."""
+    """A counted stock on the shelves, after the sales before the count."""
 
     level: Level
 
 
 class PlacedLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of many levels: of a SKU in all, or at a place."""
+    """One of several stock levels: of a SKU in all, or at a place."""
 
     sku: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_SKU)]
     level: Level
@@ -54,7 +54,7 @@ class PlacedLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StockLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Many levels at once."""
+    """Several stock levels at once."""
 
     levels: Annotated[list[PlacedLevel], msgspec.Meta(min_length=1, max_length=BATCH_ITEMS)]
 
@@ -83,7 +83,7 @@ class StockStatuses(msgspec.Struct, frozen=True):
 
 
 class Stock(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The rest of a stock: items neither sold since the count nor held for a customer."""
+    """The remaining stock: items neither sold since the count nor held for a customer."""
 
     sku: str
     left: float
@@ -91,7 +91,7 @@ class Stock(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PlaceStock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The rest of a SKU at a place; `km` is its distance, where the query has a position."""
+    """The remaining stock of a SKU at a place; `km` is the distance if the query has a position."""
 
     place: str
     left: float
@@ -103,7 +103,7 @@ class PlaceStock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class StockPlaces(msgspec.Struct, frozen=True):
-    """The places that have a SKU, the nearest first."""
+    """The places with a SKU in stock, the nearest first."""
 
     sku: str
     places: list[PlaceStock]
@@ -117,7 +117,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StockDesk:
-    """Sets and reads stocks. It waits as long for the store as events do, not as short as a decision."""
+    """Sets and reads stocks, with the longer store timeout of events."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -133,7 +133,7 @@ class StockDesk:
         return await self.get_left(call)
 
     async def set_levels(self, call: Call) -> Reply:
-        """Set many stocks; those that break a rule are rejected by themselves."""
+        """Set several stocks; each that breaks a rule is rejected alone."""
         levels: list[PlacedLevel | StockStatus] = []
         time_slice = TimeSlice()
         # To separate the levels of a large body in which one is no JSON takes long; a thread lets the others run.
@@ -146,7 +146,7 @@ class StockDesk:
         return Reply(_encode(StockStatuses(statuses)))
 
     def _read_level(self, sent: bytes) -> PlacedLevel | StockStatus:
-        """One of many levels, or why it is rejected."""
+        """One of several stock levels, or the reason of its rejection."""
         try:
             if len(sent) > LEVEL_BYTES:
                 raise BadInput(f"body: {len(sent):,} bytes are over the limit of {LEVEL_BYTES:,} of a level")
@@ -161,7 +161,7 @@ class StockDesk:
         return StockStatus(level.sku, "rejected", level.place, problem) if problem else level
 
     async def get_left(self, call: Call) -> Reply:
-        """Returns the rest of one stock."""
+        """The remaining stock of one SKU."""
         sku, place = self._named(call)
         try:
             left = await self._claims.read_remaining(stock_share(sku, place), time.time())
@@ -170,7 +170,7 @@ class StockDesk:
         return Reply(_encode(Stock(sku, left, place)))
 
     async def get_places(self, call: Call) -> Reply:
-        """Returns the rest of a SKU at each place, the nearest first."""
+        """The remaining stock of a SKU at each place, the nearest first."""
         sku, places = _sku_of(call), self._worker.plan.places
         near = () if places is None else places.around(_read_position(call.query, places)).places
         shares = [stock_share(sku, one.place.key) for one in near]
@@ -194,7 +194,7 @@ class StockDesk:
         return Reply(_encode(StockPlaces(sku, found)))
 
     async def _set(self, levels: list[PlacedLevel], by: str) -> None:
-        """Set the levels and record who did.
+        """Set the levels, and record by which caller.
 
         Every level that the store confirmed has its record, also where the store goes away before the last one.
 
@@ -216,7 +216,7 @@ class StockDesk:
                 raise refuse_for_now(_not_all_set(levels, start + first))
 
     def _named(self, call: Call) -> tuple[str, str | None]:
-        """The SKU and the place of a path."""
+        """The SKU and the place in a path."""
         place = call.path.get("place")
         if place is not None and (problem := self._place_problem(str(place))):
             raise Refusal(404, problem, "place")
@@ -230,7 +230,7 @@ class StockDesk:
 
 
 def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/stock`, `/v1/stock/{sku}`, `/v1/stock/{sku}/places` and `/v1/stock/{sku}/places/{place}`."""
+    """The routes of `/v1/stock`, `/{sku}`, `/{sku}/places` and `/{sku}/places/{place}`."""
     desk = StockDesk(worker)
     one = {"GET": desk.get_left, "POST": desk.set_level}
     return [
@@ -242,7 +242,7 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
 
 def _split_levels(body: bytes) -> Sequence[bytes | msgspec.Raw]:
-    """The levels of a body, unread.
+    """The stock levels of a body, not decoded yet.
 
     Raises:
         Refusal: 400 for a body that has none.
@@ -254,7 +254,7 @@ def _split_levels(body: bytes) -> Sequence[bytes | msgspec.Raw]:
 
 
 def _sku_of(call: Call) -> str:
-    """The SKU of a path.
+    """The SKU in a path.
 
     Raises:
         Refusal: 400 if it is longer than one in a body may be.
@@ -266,7 +266,7 @@ def _sku_of(call: Call) -> str:
 
 
 def _not_all_set(levels: list[PlacedLevel], count: int) -> str:
-    """Describes the outcome of levels of which only the first `count` are known to be set, and the remedy."""
+    """The error when only the first `count` levels are known to be set, with the remedy."""
     if len(levels) == 1:
         return NOT_SET
     first = levels[count]
@@ -282,7 +282,7 @@ def _level_problem(level: float) -> str:
 
 
 def _read_position(query: dict[str, str], places: Places) -> dict[str, object]:
-    """The position in a query, as the context of a decision would have it."""
+    """The position in a query, by the rules of a decision's context."""
     position: dict[str, object] = {}
     for name, text in query.items():
         if name not in PLACE_NAMES:
@@ -302,7 +302,7 @@ def _read_position(query: dict[str, str], places: Places) -> dict[str, object]:
 
 
 def _audit_record(level: PlacedLevel, by: str, now: float) -> EventRecord:
-    """The record of a level that somebody set."""
+    """The audit record of a set stock level."""
     place = {} if level.place is None else {"place": level.place}
     return EventRecord(
         message_id=f"stock-{new_id(now)}",

@@ -98,7 +98,7 @@ def _links(token: Token, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rewrite_links(children: Sequence[Token], folder: Path, name: str) -> Iterator[Token]:
-    """The tokens of a line with the addresses of the guide in its links and pictures."""
+    """The tokens of a line, with links and pictures pointing to the guide's addresses."""
     dropped = 0
     for token in children:
         if token.type == "link_close" and dropped:
@@ -116,7 +116,7 @@ def _rewrite_links(children: Sequence[Token], folder: Path, name: str) -> Iterat
 
 
 def _resolve(link: str, folder: Path, name: str) -> str | None:
-    """The address that a link of a page leads to; None for a file outside of the guide."""
+    """The address of a page's link; None for a file outside the guide."""
     if "://" in link or link.startswith("/"):
         return link
     path, _, anchor = link.partition("#")
@@ -139,7 +139,7 @@ def _text_of(token: Token) -> str:
 
 
 def _highlight(code: str, language: str, _: str) -> str:
-    """The code with a class for each kind of word; as it is for languages that pygments does not know."""
+    """The code with a CSS class per kind of word; unchanged for languages that pygments does not know."""
     try:
         marked: str = highlight(code, get_lexer_by_name(language), _formatter)
     except ClassNotFound:

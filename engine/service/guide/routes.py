@@ -1,4 +1,4 @@
-"""`/docs/guide`: a page is rendered when it is first asked for, in a thread, so that no decision waits for it."""
+"""`/docs/guide`: renders a page on its first request, in a thread, so that no decision waits for it."""
 
 import asyncio
 import html
@@ -48,7 +48,7 @@ class Guide:
 
 
 def guide_routes(guard: RequestGuard) -> list[Route]:
-    """The pages of the guide, their style and their pictures; none where the documentation is not installed."""
+    """The routes of the guide's pages, style and pictures; none if the documentation is not installed."""
     folder = guide_folder()
     if not folder.is_dir():
         return []

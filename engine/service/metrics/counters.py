@@ -1,4 +1,4 @@
-"""The counters that an operator watches, in Prometheus form, added up over the workers of this machine."""
+"""The counters for operators in Prometheus form, summed over the workers of this machine."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -19,7 +19,7 @@ WARNED_FIELDS = frozenset((*Event.__struct_fields__, "consents", "cart", "step",
 
 
 class _Unflushed:
-    """What was counted of decisions since the last flush."""
+    """The counts of decisions since the last flush."""
 
     __slots__ = ("assigned", "buckets", "channels", "degraded", "offers", "seconds")
 
@@ -111,7 +111,7 @@ class ServiceMetrics:
         counted.seconds += seconds
 
     def flush(self) -> None:
-        """Add what was counted to the counters, all at once: each update of a shared counter costs system calls."""
+        """Add the collected counts at once, since each update of a shared counter costs system calls."""
         counted, self._unflushed = self._unflushed, _Unflushed()
         refused, self._unflushed_refused = self._unflushed_refused, 0
         if refused:
@@ -130,7 +130,7 @@ class ServiceMetrics:
         self._seconds._sum.inc(counted.seconds)  # noqa: SLF001 (as above)
 
     def count_refused(self) -> None:
-        """Count one decision that was refused for want of room; `render` shows it after the next `flush`."""
+        """Count one decision refused for overload; `render` shows it after the next `flush`."""
         self._unflushed_refused += 1
 
     def count_unrecorded(self, decisions: int = 1) -> None:
@@ -143,19 +143,19 @@ class ServiceMetrics:
             self._events.labels(status.status).inc()
 
     def count_event_warnings(self, statuses: Iterable[EventStatus]) -> None:
-        """Count what was left out of accepted events, by the field that each warning names."""
+        """Count what was left out of accepted events, by the field in each warning."""
         for status in statuses:
             for warning in status.warnings:
                 field = warning.partition(":")[0].partition(".")[0]
                 self._event_warnings.labels(field if field in WARNED_FIELDS else "unknown field").inc()
 
     def set_bad_rows(self, rows: Mapping[str, int]) -> None:
-        """Show how many rows of each feed are left out."""
+        """Set the number of rejected rows per feed."""
         for selection, number in rows.items():
             self._bad_rows.labels(selection).set(number)
 
     def count_bounded_traits(self, bounded: Mapping[str, int]) -> None:
-        """Count customers whose series of a trait passed its bound; one without a name is of a moment's trigger."""
+        """Count customers whose trait series passed its bound; an unnamed series belongs to a moment's trigger."""
         for trait, number in bounded.items():
             self._bounded_traits.labels(trait or "(trigger)").inc(number)
 

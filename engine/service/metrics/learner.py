@@ -1,4 +1,4 @@
-"""The counters of learner and collector on the Prometheus page of every decision server."""
+"""Exports the counters of learner and collector on every decision server's Prometheus page."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ REWARD_CHANGES = "Changes detected in an offer's reward; each is an event $chang
 
 
 class LearnerMetrics(Collector):
-    """The figures that this worker's follower read last; every worker shows the same, so any can be scraped."""
+    """The figures that this worker's follower read last; all workers export the same, so any can be scraped."""
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
@@ -56,7 +56,7 @@ class LearnerMetrics(Collector):
 
     @staticmethod
     def _collector_families(by_kind: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
-        """The counts of the collector since it started."""
+        """The collector's counts since its start."""
         for kind, meaning, label in (
             ("collected", "Rows written to the log", "table"),
             ("deduplicated", "Rows that were in the log already and were dropped", "table"),

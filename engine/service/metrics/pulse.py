@@ -1,4 +1,4 @@
-"""The figures of one worker that change without a request: its spool, its event loop and the streams."""
+"""Measures what changes in a worker without requests: its spool, its event loop and the streams."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ _SPOOL_BEATS, _STREAM_BEATS = 10, 100
 
 
 class Pulse(Collector):
-    """Measures one worker while `run`s, and shows what the store says of the streams.
+    """Measures one worker while `run` is running, and exports the lag of the streams.
 
     Figures of the spool and the loop are shared by the workers of a machine; the streams' are the same for all.
     """
@@ -34,7 +34,7 @@ class Pulse(Collector):
         self._shown: dict[str, Gauge] = {}
 
     def register(self, shared: CollectorRegistry | None, own: CollectorRegistry) -> None:
-        """Make the gauges; `shared` is None where processes share theirs by files."""
+        """Register the gauges; `shared` is None if processes share counters by files."""
         modes = {
             "spool_lag_records": ("Spooled, not yet in the stream", "livesum"),
             "spool_bytes": ("Bytes in the spool that are not in the stream yet", "livesum"),
@@ -68,7 +68,7 @@ class Pulse(Collector):
                         continue
 
     def measure_spool(self) -> None:
-        """Set the gauges of the spool and the snapshots now."""
+        """Update the gauges of spool and snapshots."""
         lag = self._shipper.lag()
         self._shown["spool_lag_records"].set(lag.records)
         self._shown["spool_bytes"].set(lag.bytes)
@@ -79,7 +79,7 @@ class Pulse(Collector):
             self._shown["snapshot_age_seconds"].set(self._follower.age)
 
     def collect(self) -> Iterator[Metric]:
-        """The streams' figures, as the store had them seconds ago."""
+        """The streams' figures, which may be some seconds old."""
         entries = GaugeMetricFamily("counterpoint_stream_entries", "Entries retained in a stream", labels=["partition"])
         for partition, count in {lag.partition: lag.entries for lag in self._lags}.items():
             entries.add_metric([str(partition)], count)

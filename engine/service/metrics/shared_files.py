@@ -1,4 +1,4 @@
-"""The files that the servers of a machine share their counters by, with their space allocated before they are mapped.
+"""The files through which the servers of a machine share counters; space is allocated before they are mapped.
 
 `prometheus_client` maps sparse files. Where the disk has no block for a page of one, the first write to that page kills
 the process with SIGBUS, which no handler can answer.
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 def share_counters() -> bool:
-    """Prepare this process's files if counters are shared; False if it counts for itself alone.
+    """Prepare this process's files if counters are shared; False if this process counts for itself.
 
     On a full disk it does, so that it starts and answers: a scrape shows the counters of the process that it reaches.
     """

@@ -1,4 +1,4 @@
-"""Decides for the bearer of a preview token, and leaves no trace of it.
+"""Decides for the bearer of a preview token, without records, claims or stored entries.
 
 The customer is read and decided as in any request, except that the token's variants and offers are forced. Nothing is
 written: no record in the log, no exposure, no claim, no sticky variant. The id of the decision is marked, so that
@@ -76,7 +76,7 @@ async def decide_preview(
 
 
 def check_preview(plan: Plan, found: PreviewPass, channel: str) -> None:
-    """Refuse a token that forces what a plan does not have, or an offer that the channel cannot show.
+    """Refuse a token that forces a key that is not in the plan, or an offer that the channel cannot show.
 
     Raises:
         PreviewRefused: naming it.
@@ -94,7 +94,7 @@ def check_preview(plan: Plan, found: PreviewPass, channel: str) -> None:
 
 
 def _check_rendering(offer: Offer, creative: str, channel: str) -> None:
-    """Refuse an offer that the channel cannot show, or a creative that it does not have there."""
+    """Refuse an offer without a rendering for the channel, or a creative that it lacks there."""
     if channel not in offer.spec.renderings:
         raise PreviewRefused(f"forces the offer {offer.key!r}, which has no rendering for {channel}; add one")
     if creative and creative not in [one.key for one in offer.creatives.get(channel, ())]:
@@ -104,7 +104,7 @@ def _check_rendering(offer: Offer, creative: str, channel: str) -> None:
 
 
 async def _plan_with(worker: Worker, found: PreviewPass) -> Plan:
-    """The running plan, in which the drafts that a token forces run."""
+    """The running plan, in which the drafts that a token forces are running."""
     plan, specs = worker.plan, worker.watch.specs
     drafts = tuple(key for key in found.force if key not in plan.experiments and key in specs.experiments)
     if not drafts:
@@ -114,7 +114,7 @@ async def _plan_with(worker: Worker, found: PreviewPass) -> Plan:
 
 
 class _Drafts:
-    """Drafts of a folder; those of the same version and keys are equal."""
+    """The drafts of a folder; two with the same version and keys are equal."""
 
     def __init__(self, specs: Specs, keys: tuple[str, ...]) -> None:
         self.specs = specs

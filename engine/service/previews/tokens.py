@@ -1,4 +1,4 @@
-"""Signed, expiring preview tokens: whoever holds one sees a variant or an offer that they would not get.
+"""Signed, expiring preview tokens: the bearer sees a variant or an offer that they would not get otherwise.
 
 A token is `PAYLOAD.SIGNATURE`, both base64url without padding. The payload is JSON: what is forced, by experiment and
 placement, and until when (s since 1970). The signature is HMAC-SHA256 of it.
@@ -37,14 +37,14 @@ _AGAIN = "make a new link: counterpoint preview KEY --variant VARIANT --link URL
 
 
 class PreviewPass(msgspec.Struct, frozen=True, kw_only=True):
-    """The choices that a token forces until a time (s since 1970): a variant by experiment, an offer by placement."""
+    """The variants by experiment and offers by placement that a token forces until a time (s since 1970)."""
 
     force: dict[str, str]
     until: int
 
 
 class PreviewRefused(Exception):
-    """A token that was altered, has expired, or forces what is not there; the text says which, and what to do."""
+    """The error of a token that was altered, has expired or forces a missing key; the text has the remedy."""
 
 
 _decoder = msgspec.json.Decoder(PreviewPass)
@@ -61,7 +61,7 @@ def sign_preview(settings: Settings, force: Mapping[str, str], until: float) -> 
 
 
 def read_preview(settings: Settings, token: str, now: float) -> PreviewPass:
-    """What a token forces.
+    """Verify a token, and return what it forces.
 
     Raises:
         PreviewRefused: if it is none of ours, was altered, or has expired at `now` (s since 1970).
@@ -85,7 +85,7 @@ def read_preview(settings: Settings, token: str, now: float) -> PreviewPass:
 
 
 def read_secrets(settings: Settings) -> list[bytes]:
-    """The secrets, the one that signs first.
+    """The secrets, the signing one first.
 
     Raises:
         BadInput: if their file cannot be used.
@@ -112,12 +112,12 @@ def read_secrets(settings: Settings) -> list[bytes]:
 
 @lru_cache(maxsize=4)
 def _secrets_of_keys(path: Path, _changed: int, _size: int) -> list[bytes]:
-    """The secrets in a file of keys as it was when it changed last: to decode it for each token would take too long."""
+    """The secrets of a file of keys, cached until the file changes: decoding it per token would take too long."""
     return [one.secret.encode() for one in read_access_file(path).previews]
 
 
 def _make_secret(path: Path) -> str:
-    """Make the secret that servers of this data folder share; of two processes that try, the first wins."""
+    """Make the secret that the servers of this data folder share; if two processes try, the first wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     secret = secrets.token_hex(32)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

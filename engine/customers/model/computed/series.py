@@ -1,4 +1,4 @@
-"""Reducer and merger of the series of traits that the shop defines; `engine.traits.rules` says what each reads.
+"""Reduces and merges the series of the shop's traits; `engine.traits.rules` has what each trait reads.
 
 Both commute. A series whose definition this plan does not have stays: another server may run the plan that has it.
 Past `SERIES` of them those without a definition go.
@@ -18,7 +18,7 @@ SERIES: Final = 128
 
 
 def extend_traits(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Mapping[str, object]:
-    """Adds an event to the series that read it; orders with an id are read from the profile."""
+    """Adds an event to the series that read it; orders with an id are read from the profile instead."""
     series: dict[str, TraitSeries] | None = None
     for rule in rules.computed.by_event.get(event.event or "", ()):
         point = rule.point_of_event(event.event or "", event.properties, time)
