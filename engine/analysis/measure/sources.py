@@ -19,6 +19,7 @@ from engine.analysis.measure.columns import check_numbers
 from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, has_files, load_daily
 from engine.analysis.measure.daily.ordered import OrderedDays, find_last_event
 from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, WITHOUT_CUSTOMERS, daily_table
+from engine.analysis.measure.text_tables import plain_text_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import DuckDB, ibis_table
 from engine.analysis.sources.log import read_log_table
@@ -85,12 +86,6 @@ CASE
 END
 """
 _LAST = "SELECT max(time) FROM {visits}"
-_SPLIT = """
-SELECT {columns} FROM (
-    SELECT regexp_split_to_array(trim(column0), '\\s+') AS cells
-    FROM read_csv({file}, header = false, skip = 1, delim = '', quote = '', columns = {{'column0': 'VARCHAR'}})
-)
-"""
 
 
 def _bounded_engine() -> DuckDB:
@@ -268,14 +263,20 @@ class EventSource:
 
     def load_ordered(self, table: DailyTable, place: str, select: str = "SELECT * FROM {rows}") -> None:
         """Load a table that depends on the order of events into `place`; `select` is SQL with `{rows}`."""
+        if self.daily is not None:
+            load_daily(self.engine, lambda: self.ordered_days().read(table), select=select, place=place)
+
+    def ordered_days(self) -> OrderedDays:
+        """The days on which the log's events happened; of a log with stored statistics alone."""
+        store = self.daily
+        if store is None:
+            raise BadInput(f"{self.place}: has no stored days; give the folder of a log that can be written")
+        return self.once("ordered days", lambda: OrderedDays(self.engine, store, self.merged_customers()))
+
+    def merged_customers(self) -> str | None:
+        """The table `old, customer, until` of a log with stored statistics; None where no customers were merged."""
         store, log_dir = self.daily, self.log_dir
-        if store is None or log_dir is None:
-            return
-
-        def open_days() -> OrderedDays:
-            return OrderedDays(self.engine, store, self._merged_customers(store, log_dir))
-
-        load_daily(self.engine, lambda: self.once("ordered days", open_days).read(table), select=select, place=place)
+        return None if store is None or log_dir is None else self._merged_customers(store, log_dir)
 
     def _merged_customers(self, store: DailyStore, log_dir: Path) -> str | None:
         if "merge_rows" not in self.engine.made:
@@ -308,7 +309,7 @@ class EventSource:
         Raises:
             BadInput: if one cannot be read.
         """
-        views = [_plain_text_table(self.engine, file) or self.engine.table(file) for file in self.files]
+        views = [plain_text_table(self.engine, file) or self.engine.table(file) for file in self.files]
         if len(views) == 1:
             return views[0]
         return self.engine.view("tables", " UNION ALL BY NAME ".join(f"FROM {view.sql}" for view in views))
@@ -379,19 +380,6 @@ class EventSource:
                 "correct them, or name another column with --time"
             )
         return ibis_table(self.engine.view("table_events", "FROM table_events"))
-
-
-def _plain_text_table(engine: DuckDB, file: str) -> View | None:
-    """A text file whose cells are apart by spaces, with their names in the first line; None for any other."""
-    if not file.endswith(".txt") or not Path(file).is_file():
-        return None
-    with Path(file).open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline()
-    names = first.split()
-    if len(names) < 2 or any(mark in first for mark in ",;\t|") or any(name[0].isdigit() for name in names):
-        return None
-    columns = ", ".join(f"cells[{at}] AS {identifier(name)}" for at, name in enumerate(names, 1))
-    return engine.view(file, _SPLIT.format(columns=columns, file=text_literal(file)))
 
 
 def describe_span(source: EventSource) -> Sequence[float]:

@@ -12,15 +12,18 @@ import pyarrow.parquet as pq
 
 from engine.analysis.measure.all_reports import measure_all
 from engine.analysis.measure.channels import measure_channels
+from engine.analysis.measure.journeys.attribution import measure_attribution
 from engine.analysis.measure.journeys.funnel import measure_funnel
 from engine.analysis.measure.journeys.journeys import measure_journeys
+from engine.analysis.measure.opportunity.report import measure_opportunity
 from engine.analysis.measure.sources import EventSource
 from engine.erasure.log import delete_rows
+from engine.settings import PARTIALS_FOLDER
 from loadtests.year_shop import DAY, START, TIME, simulate_shop, write_shop
 from tests.analysis.measure.test_daily import same
 from tests.catalog.folder import plan
 
-DAYS, SEED = 20, 1
+DAYS, SEED, CUSTOMERS = 40, 1, 400
 STEPS = ["page_view", "product_view", "purchase"]
 KPIS = {
     "metrics": [
@@ -40,7 +43,13 @@ def answers(log: Path, *, every: bool, whole: bool) -> dict[str, Any]:
     if every:
         found: dict[str, Any] = msgspec.to_builtins(measure_all(source, plan(metrics=KPIS), steps=STEPS))
         return found
-    some = [measure_funnel(source, STEPS, order="strict"), measure_journeys(source), measure_channels(source)]
+    some = [
+        measure_funnel(source, STEPS, order="strict"),
+        measure_journeys(source),
+        measure_channels(source),
+        measure_attribution(source),
+        measure_opportunity(source),
+    ]
     return {one.report: msgspec.to_builtins(one) for one in some}
 
 
@@ -104,9 +113,14 @@ def live_a_day(receiver: Receiver, chance: random.Random, today: int) -> None:
             receiver.add(known, "$merge", at, at, **{"from": earlier, "into": known})
 
 
+def bases(log: Path) -> set[str]:
+    """The files with the rows of all customers, of each table that is stored by customer."""
+    return {path.name for path in (log / PARTIALS_FOLDER).rglob("*-base-*.parquet")}
+
+
 def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path) -> None:
     log, chance = tmp_path / "log", random.Random(SEED)
-    write_shop(log, simulate_shop(SEED, 250, DAYS, 4000), DAYS)
+    write_shop(log, simulate_shop(SEED, CUSTOMERS, DAYS, 4000), DAYS)
     days = {table: sorted((log / table).iterdir()) for table in ("events", "decisions", "exposures")}
     aside = tmp_path / "aside"
     for table, folders in days.items():
@@ -114,6 +128,7 @@ def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path
         for folder in folders[DAYS - 4 :]:
             folder.rename(aside / table / folder.name)
     receiver = Receiver(log, chance)
+    first: set[str] = set()
     for today in range(DAYS - 4, DAYS):
         for table, folders in days.items():
             (aside / table / folders[today].name).rename(folders[today])
@@ -121,8 +136,10 @@ def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path
         receiver.add("c1", "page_view", (today + 1) * DAY - 1, (today + 1) * DAY - 1)  # both readings have one end
         receiver.write()
         if today == DAYS - 2:
-            assert delete_rows(log, [f"c{chance.randrange(250)}" for _ in range(3)]) > 0
+            assert delete_rows(log, [f"c{chance.randrange(CUSTOMERS)}" for _ in range(3)]) > 0
         every = today in (DAYS - 4, DAYS - 1)  # so that the days between are late ones for what is stored of them
         fresh, whole = (answers(log, every=every, whole=one) for one in (False, True))
         assert fresh.keys() == whole.keys()
+        first = first or bases(log)
+        assert today != DAYS - 3 or first <= bases(log)  # only those who changed were computed again
         assert [name for name in fresh if not same(fresh[name], whole[name])] == []

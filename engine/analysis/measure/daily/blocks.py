@@ -71,7 +71,7 @@ class DailyStore:
     def __init__(self, engine: DuckDB, log_dir: Path) -> None:
         self._engine = engine
         self._log = log_dir
-        self._folder = log_dir / PARTIALS_FOLDER / str(LAYOUT)
+        self.folder = log_dir / PARTIALS_FOLDER / str(LAYOUT)
 
     def is_usable(self) -> bool:
         """Whether the log is laid out by day, and its folder can be written."""
@@ -86,9 +86,7 @@ class DailyStore:
         Raises:
             BadInput: if the log cannot be read.
         """
-        return self.read_days(
-            table.name, self._digests(table), lambda missing: table.sql(self._sources(table, missing))
-        )
+        return self.read_days(table.name, self.digests(table), lambda missing: table.sql(self._sources(table, missing)))
 
     def read_days(self, name: str, wanted: Mapping[str, str], make: Callable[[list[str]], str]) -> str:
         """SQL of the rows of the days `wanted`, each of which is stored under this digest, or made by SQL of `make`.
@@ -96,16 +94,16 @@ class DailyStore:
         Raises:
             BadInput: if the log cannot be read.
         """
-        blocks = [one for one in self._read_list(name) if (self._folder / one.file).exists()]
+        blocks = [one for one in self._read_list(name) if (self.folder / one.file).exists()]
         kept = [(one, [day for day, digest in one.days.items() if wanted.get(day) == digest]) for one in blocks]
         stored = {day for _, days in kept for day in days}
         missing = [day for day in wanted if day not in stored]
         if missing:
-            fresh = self._write(name, make(missing))
+            fresh = self.write(name, make(missing))
             kept.append((Block(fresh, {day: wanted[day] for day in missing}, len(missing)), missing))
         kept = [(one, days) for one, days in kept if days]
         if len(kept) > MOST_BLOCKS:
-            merged = self._write(name, self._union(kept))
+            merged = self.write(name, self._union(kept))
             kept = [(Block(merged, dict(wanted), len(wanted)), list(wanted))]
         changed = [one.file for one, _ in kept] != [one.file for one in blocks]
         if changed:
@@ -118,7 +116,7 @@ class DailyStore:
     def _sweep(self, name: str, dropped: set[str]) -> None:
         """Delete blocks that are not listed any more, and old ones that another report's list replaced."""
         listed = {one.file for one in self._read_list(name)}
-        for path in [*self._folder.glob(f"{name}-*.parquet"), *self._folder.glob(f".{name}-*.parquet")]:
+        for path in [*self.folder.glob(f"{name}-*.parquet"), *self.folder.glob(f".{name}-*.parquet")]:
             with contextlib.suppress(FileNotFoundError):
                 is_old = time.time() - path.stat().st_mtime > ABANDONED
                 if path.name not in listed and (is_old or path.name in dropped):
@@ -127,7 +125,7 @@ class DailyStore:
     def _union(self, kept: list[tuple[Block, list[str]]]) -> str:
         parts = []
         for one, days in kept:
-            file = text_literal(str(self._folder / one.file))
+            file = text_literal(str(self.folder / one.file))
             listed = "" if len(days) == one.held else f" WHERE day IN ({', '.join(map(text_literal, days))})"
             parts.append(f"SELECT * FROM read_parquet({file}){listed}")  # nosec B608
         return " UNION ALL BY NAME ".join(parts)
@@ -147,7 +145,7 @@ class DailyStore:
             for stat in (path.stat(),)
         ]
 
-    def _digests(self, table: DailyTable) -> dict[str, str]:
+    def digests(self, table: DailyTable) -> dict[str, str]:
         """The digest of the files of each day: names, sizes, times of change."""
         found: dict[str, str] = {}
         for day in sorted({name.removeprefix("day=") for read in table.reads for name in self._list(read)}):
@@ -171,24 +169,25 @@ class DailyStore:
             f"FROM {with_added_columns(listed, read) if read in ITEM_TABLES else listed})"  # nosec B608
         )
 
-    def _write(self, name: str, sql: str) -> str:
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def write(self, name: str, sql: str) -> str:
+        """Store the rows of SQL; the name of the file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         file = f"{name}-{uuid.uuid4().hex[:12]}.parquet"
-        draft = self._folder / f".{file}"
+        draft = self.folder / f".{file}"
         self._engine.run(f"COPY ({sql}) TO {text_literal(str(draft))} (FORMAT parquet, COMPRESSION zstd)")
-        draft.rename(self._folder / file)
+        draft.rename(self.folder / file)
         return file
 
     def _read_list(self, name: str) -> list[Block]:
         try:
-            return msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=list[Block])
+            return msgspec.json.decode((self.folder / f"{name}.json").read_bytes(), type=list[Block])
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             return []
 
     def _write_list(self, name: str, blocks: list[Block]) -> None:
-        draft = self._folder / f".{name}.{os.getpid()}"
+        draft = self.folder / f".{name}.{os.getpid()}"
         draft.write_bytes(msgspec.json.encode(blocks))
-        draft.replace(self._folder / f"{name}.json")
+        draft.replace(self.folder / f"{name}.json")
 
 
 def has_files(log_dir: Path, table: str) -> bool:

@@ -73,15 +73,19 @@ class OrderedDays:
             rows = engine.run(_MERGES_SEEN.format(seen=seen, merges=identifier(merges)))
             self._merged = {int(str(at)): str(digest) for at, digest in rows}
 
-    def read(self, table: DailyTable) -> str:
-        """SQL of the rows of all days of a table, after the missing ones were made."""
-        ahead = range(table.ahead + 1)
+    def digests(self, ahead: int = 0) -> dict[str, str]:
+        """The digest of each day for a table that reads so many days `ahead`."""
         wanted = {}
         for at in sorted(self._folders):
-            days = [at + later for later in ahead]
+            days = [at + later for later in range(ahead + 1)]
             states = [self._files[folder] for folder in self._folders_of(days)]
             merged = [self._merged.get(day, "") for day in days]
             wanted[str(at)] = hashlib.sha256(msgspec.json.encode((states, merged))).hexdigest()[:24]
+        return wanted
+
+    def read(self, table: DailyTable) -> str:
+        """SQL of the rows of all days of a table, after the missing ones were made."""
+        ahead = range(table.ahead + 1)
 
         def make(missing: list[str]) -> str:
             needed = sorted({int(at) + later for at in missing for later in ahead} & self._folders.keys())
@@ -89,7 +93,7 @@ class OrderedDays:
             starts = f"(SELECT unnest([{', '.join(missing)}]) AS happened)"
             return table.sql({"events": rows, "days": starts})
 
-        return self._store.read_days(table.name, wanted, make)
+        return self._store.read_days(table.name, self.digests(table.ahead), make)
 
     def _folders_of(self, days: Iterable[int]) -> list[str]:
         return sorted({folder for day in days for folder in self._folders.get(day, ())})

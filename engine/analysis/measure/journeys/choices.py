@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.columns import to_microseconds
+from engine.analysis.measure.daily.customer_rows import CustomerTable, load_customer_rows
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.vocabulary import SILENCE
 
@@ -35,7 +36,7 @@ shown AS MATERIALIZED (
         list_sort(list_distinct(list_append(candidates, variant))) AS candidates, context, seen.time
     FROM {decisions} AS decided JOIN seen USING (decision_id, key, position)
     WHERE kind = 'offer' AND (policy IS NOT NULL OR list_contains(candidates, {silence})) AND variant IS NOT NULL
-        AND customer <> '' AND propensity > 0 AND seen.time <= {until} - {window}
+        AND customer <> '' AND propensity > 0
 ), placed AS MATERIALIZED ({placed}), before AS (
     SELECT number, shown.customer, shown.time, coalesce(placed.orders, 0) AS orders_before,
         coalesce(placed.revenue, 0) AS revenue_before, last_order
@@ -47,9 +48,10 @@ shown AS MATERIALIZED (
     FROM before ASOF LEFT JOIN placed
         ON before.customer = placed.customer AND before.time + {window} >= placed.time
 )
-SELECT shown.* EXCLUDE (number), hash(shown.customer) % 2 AS fold, after.* EXCLUDE (number)
+SELECT shown.* EXCLUDE (number), after.* EXCLUDE (number)
 FROM shown JOIN after USING (number) WHERE len(candidates) > 1
 """
+_RIPE = "SELECT *, hash(customer) % 2 AS fold FROM {rows} WHERE time <= "
 
 
 def stage_sql(stages: StageRules) -> str:
@@ -73,16 +75,11 @@ def create_choices(source: EventSource, window_days: float) -> bool:
     window = str(to_microseconds("outcome-window", window_days))
     if source.engine.made.get("choices") == window:
         return True
-    tables = {name: source.log_rows(name) for name in ("exposures", "decisions")}
-    source.create(
-        "choices",
-        _CHOICES,
-        until=str(until),
-        window=window,
-        placed=source.fill(PLACED),
-        silence=text_literal(SILENCE),
-        stage=stage_sql(source.stages),
-        **tables,
-    )
+    sql = _CHOICES
+    values = {"placed": PLACED, "window": window, "silence": text_literal(SILENCE), "stage": stage_sql(source.stages)}
+    for name, value in values.items():
+        sql = sql.replace(f"{{{name}}}", value)
+    table = CustomerTable(label="choices", reads=("decisions", "exposures", "orders"), sql=sql)
+    load_customer_rows(source, table, "choices", f"{_RIPE}{until} - {window}")
     source.engine.made["choices"] = window
     return True

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from engine.analysis.measure.columns import to_microseconds
+from engine.analysis.measure.daily.customer_rows import CustomerTable, load_customer_rows
 from engine.analysis.measure.daily.tables import short_gap_tables
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
@@ -31,7 +32,7 @@ _JOURNEYS = """
 WITH begun AS (
     SELECT *, coalesce(lag(orders) OVER moves OR first - lag(time) OVER moves > {gap}, true) AS begins,
         coalesce(orders OR lead(first) OVER moves - time > {gap}, true) AS ends, lead(started) OVER moves AS later
-    FROM {found} WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
+    FROM {stretches} WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
 )
 SELECT customer, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS journey, first, time, event, started, finished,
     orders, revenue, begins, CASE WHEN NOT ends THEN later END AS following, ends
@@ -170,8 +171,7 @@ def measure_journeys(source: EventSource, *, gap_days: float = 7.0, zone: str = 
     except (ZoneInfoNotFoundError, ValueError):
         raise BadInput(f"--zone {zone}: is no time zone; give one such as Europe/Berlin") from None
     gap = to_microseconds("gap", gap_days)
-    found = _create_stretches(source, gap)
-    source.create("joined", _JOURNEYS, gap=str(gap), found=found["stretches"])
+    moves = _create_journeys(source, gap)
     ends = [
         ChannelEnds(
             started=str(row[0]),
@@ -197,7 +197,7 @@ def measure_journeys(source: EventSource, *, gap_days: float = 7.0, zone: str = 
         currency=source.currency,
         journeys=journeys,
         continued=NotEstimable("no journey ended with an order") if crossed is None or not is_enough else crossed,
-        moves=_read_moves(source, found["moves"]),
+        moves=_read_moves(source, moves),
         ends=ends,
         stops=stops,
         peaks=_read_peaks(source, clock),
@@ -205,14 +205,20 @@ def measure_journeys(source: EventSource, *, gap_days: float = 7.0, zone: str = 
     )
 
 
-def _create_stretches(source: EventSource, gap: int) -> dict[str, str]:
-    """The names of the tables of stretches and of moves within them; a gap of less than a day makes its own."""
+def _create_journeys(source: EventSource, gap: int) -> str:
+    """Makes the table `joined`; the name of the table of moves within stretches.
+
+    A gap of less than a day makes stretches and moves of its own.
+    """
+    sql = _JOURNEYS.replace("{gap}", str(gap))
     if gap >= _DAY:
-        return {name: source.fill(f"{{{name}}}") for name in ("stretches", "moves")}
+        load_customer_rows(source, CustomerTable(label="journeys", reads=("stretches",), sql=sql), "joined")
+        return source.fill("{moves}")
     rows = source.fill("(SELECT '' AS day, * FROM {events})")
-    for name, sql in short_gap_tables(str(gap)).items():
-        source.engine.run(f"CREATE OR REPLACE TEMP TABLE short_{name} AS {sql.replace('{rows}', rows)}")
-    return {name: f"short_{name}" for name in ("stretches", "moves")}
+    for name, short in short_gap_tables(str(gap)).items():
+        source.engine.run(f"CREATE OR REPLACE TEMP TABLE short_{name} AS {short.replace('{rows}', rows)}")
+    source.create("joined", sql.replace("{stretches}", "short_stretches"))
+    return "short_moves"
 
 
 def _read_moves(source: EventSource, found: str) -> list[ChannelMove]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from engine.analysis.measure.columns import check_numbers, to_microseconds
+from engine.analysis.measure.daily.customer_rows import CustomerTable, load_customer_rows
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.errors import BadInput
 from engine.vocabulary import PURCHASES, REFUNDS, SILENCE
@@ -40,7 +41,7 @@ WITH joined AS (
     ASOF LEFT JOIN (SELECT customer, time, revenue FROM {orders} WHERE is_order) AS placed
         ON touches.customer = placed.customer AND touches.time <= placed.time
 )
-SELECT hash(customer, ordered, coalesce(converts, false)) AS journey,
+SELECT customer, hash(customer, ordered, coalesce(converts, false)) AS journey,
     row_number() OVER steps AS place,
     count(*) OVER (PARTITION BY customer, ordered, coalesce(converts, false)) AS length,
     name, (ordered - time) / 86400e6 AS age, coalesce(converts, false) AS converts,
@@ -78,7 +79,16 @@ def create_steps(source: EventSource, name: TouchName, window_days: float) -> No
         _create_path_steps(source)
         return
     window = str(to_microseconds("window", window_days))
-    source.create("steps", _STEPS, touches=touches_sql(source), name=NAMES[name], window=window)
+    if source.log_dir is None:
+        source.create("steps", _STEPS, touches=touches_sql(source), name=NAMES[name], window=window)
+        return
+    sql = _STEPS
+    until = "" if source.until is None else f"AND seen.time <= {source.until}"
+    touches = _LOG_TOUCHES.replace("{until}", until).replace("{silence}", text_literal(SILENCE))
+    for key, value in {"touches": touches, "name": NAMES[name], "window": window}.items():
+        sql = sql.replace(f"{{{key}}}", value)
+    table = CustomerTable(label="steps", reads=("decisions", "exposures", "orders"), sql=sql)
+    load_customer_rows(source, table, "steps")
 
 
 def touches_sql(source: EventSource) -> str:
