@@ -20,11 +20,11 @@ LAG = "counterpoint_spool_lag_records"
 
 
 @contextmanager
-def up(data: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def up(data: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A running `counterpoint up` and its address."""
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    words = ("--experiments", str(ROOT / "experiments"), "--data", str(data), "--port", str(port))
+    words = ("--experiments", str(ROOT / "experiments"), "--data", str(data), "--port", str(port), *more)
     process = subprocess.Popen([sys.executable, "-m", "engine", "up", *words], stderr=subprocess.DEVNULL)
     try:
         yield process, f"http://127.0.0.1:{port}"
