@@ -42,6 +42,7 @@ UNFINISHED_ERASURES: Final = "cp:{erased}:begun"
 COUPON_OFFERS: Final = "cp:coupons"
 PAUSED_EXPERIMENTS: Final = "cp:paused"
 STORE_PROBE: Final = "cp:{probe}"
+LEARNER_SETS: Final = "cp:learners"
 
 
 def profile(key: str) -> str:
@@ -161,6 +162,11 @@ def partition(number: int) -> PartitionKeys:
     return PartitionKeys(stream, f"{stream}:shipped", f"{stream}:collected", f"{stream}:positions")
 
 
+def partition_lease(number: int) -> str:
+    """The learner that teaches the decisions of a partition, on whichever machine."""
+    return f"cp:{{log{number}}}:lease"
+
+
 def snapshot(key: str) -> str:
     """The current snapshot of a selection."""
     return f"{SNAPSHOT_HEADERS}:{key}"
@@ -237,6 +243,8 @@ KEYSPACE: Final = (
     ),
     KeyPattern(partition(0).collected, "hash: spool to its last collected sequence number", "never", "journal"),
     KeyPattern(partition(0).positions, "hash: reader to its stream position", "never", "journal"),
+    KeyPattern(partition_lease(0), "string: the learner's file", "10 seconds", "learn"),
+    KeyPattern(LEARNER_SETS, "hash: partitions of a learner to when it was started", "never", "learn"),
     KeyPattern(SNAPSHOT_HEADERS, "hash: selection to its current snapshot's header", "never", "snapshots"),
     KeyPattern(snapshot("KEY"), "string: header line and policy", "never", "snapshots"),
     KeyPattern(

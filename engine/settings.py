@@ -3,7 +3,8 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -11,6 +12,7 @@ from engine.errors import BadInput
 
 DATA = Path(".data")
 KEY_GUESSES = 20
+_CLUSTER, _STORE_PORT = "+cluster", 6379
 PARTIALS_FOLDER = ".partials"
 """Within a log: statistics of reports by day, a cache, which erasure deletes."""
 
@@ -67,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RULES = {
-    "redis": "an address: redis://HOST:6379/0, rediss://…, redis+cluster://… or unix://…",
+    "redis": "an address: redis://HOST:6379/0, rediss://…, redis+cluster://HOST:6379,HOST:6379 or unix://…",
     "port": "a whole number from 0 to 65535",
     "workers": "a whole number from 1 to 256",
     "partitions": "a whole number from 1 to 1024",
@@ -116,6 +118,48 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         name = str(error).rpartition("$.")[2].rstrip("`")
         place = f"{prefix}{name.upper()}" if overrides.get(name) is None else f"--{name.replace('_', '-')}"
         raise BadInput(f"{place} {values[name]}: is not {RULES[name]}") from error
+
+
+class ClusterAddress(NamedTuple):
+    """The nodes of a cluster: the address of the first as redis-py takes it, and the others by host and port.
+
+    A process that starts asks them for all nodes. One is enough while it lives, so operators name several.
+    """
+
+    first: str
+    others: list[tuple[str, int]]
+
+
+def cluster_address(url: str) -> ClusterAddress | None:
+    """The nodes that an address names; None where it is not of a cluster.
+
+    Raises:
+        ValueError: if a port is not a number.
+    """
+    scheme, place, *rest = urlsplit(url)
+    base, mark, _ = scheme.partition(_CLUSTER)
+    if not mark:
+        return None
+    login, at, hosts = place.rpartition("@")
+    first, *others = hosts.split(",")
+    nodes = [urlsplit(f"//{other}") for other in others if other]
+    return ClusterAddress(
+        urlunsplit((base, login + at + first, *rest)),
+        [(node.hostname or "localhost", node.port or _STORE_PORT) for node in nodes],
+    )
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The variables from which another process reads the same settings."""
+
+    def text(value: object) -> str:
+        return str(value.resolve()) if isinstance(value, Path) else str(value)
+
+    return {
+        f"COUNTERPOINT_{name.upper()}": text(value)
+        for name in Settings.__struct_fields__
+        if (value := getattr(settings, name)) is not None
+    }
 
 
 def keep_files_private() -> None:

@@ -33,7 +33,7 @@ from engine.journal.spool.spool import claim_orphans, list_spools
 from engine.processes import Child, Supervisor, counterpoint_command
 from engine.service.access.listener import listen
 from engine.service.auth import load_keys_from_settings
-from engine.settings import STORE_ADDRESS_FILE, Settings
+from engine.settings import STORE_ADDRESS_FILE, Settings, settings_environment
 
 log = structlog.get_logger(__name__)
 
@@ -174,16 +174,7 @@ def _new_meters(data: Path) -> Path:
 
 def _child_environment(settings: Settings, meters: Path) -> Mapping[str, str]:
     """The environment from which a child reads the same settings."""
-    variables = {
-        f"COUNTERPOINT_{name.upper()}": _as_text(getattr(settings, name))
-        for name in Settings.__struct_fields__
-        if getattr(settings, name) is not None
-    }
-    return {**os.environ, **variables, "PROMETHEUS_MULTIPROC_DIR": str(meters.resolve())}
-
-
-def _as_text(value: object) -> str:
-    return str(value.resolve()) if isinstance(value, Path) else str(value)
+    return {**os.environ, **settings_environment(settings), "PROMETHEUS_MULTIPROC_DIR": str(meters.resolve())}
 
 
 def _make_folder(data: Path) -> Path:

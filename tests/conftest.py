@@ -60,7 +60,14 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Embedd
 
 
 @pytest.fixture
-def redis_url(valkey: embedded.Embedded) -> str:
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """An empty store; with `TEST_CLUSTER` in the environment a cluster of three nodes, where its keys are spread."""
+    if "TEST_CLUSTER" in os.environ:
+        url: str = request.getfixturevalue("cluster_url")
+        with redis.RedisCluster.from_url(url.replace("redis+cluster", "redis")) as nodes:
+            nodes.flushall(target_nodes="primaries")
+        return url
+    valkey: embedded.Embedded = request.getfixturevalue("valkey")
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
         client.config_set("maxmemory-policy", "noeviction")
@@ -74,7 +81,7 @@ SLOTS = 16_384
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Three nodes that share the slots."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     nodes = [_node(port, tmp_path_factory.mktemp(f"node{port}")) for port in ports]
     try:
         with ExitStack() as stack:
@@ -88,7 +95,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             node.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free, as those 10,000 above are, where nodes talk to each other."""
     found: list[int] = []
     with ExitStack() as held:

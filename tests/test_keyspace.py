@@ -31,6 +31,7 @@ MADE = {
     keyspace.idempotent_answer("DIGEST"),
     keyspace.key_rate("KEY"),
     *keyspace.partition(0),
+    keyspace.partition_lease(0),
     keyspace.snapshot("KEY"),
     keyspace.stored_snapshots("KEY"),
 }

@@ -111,16 +111,20 @@ def learn(
     data: Data = None,
     redis: Redis = None,
     quiet: Quiet = False,
+    substitute: Annotated[
+        bool, Parameter(negative="", help="Stand in for a learner that is gone, and for no other.", show=False)
+    ] = False,
 ) -> int:
     """Join rewards to decisions, update the policies, publish snapshots.
 
     Run one learner of all partitions, or several with partitions of their own. Each of these reads all partitions,
-    teaches its own, and adds up the policies of all; a partition without a learner teaches nothing. The learner of
-    partition 0 also moves the shadow prices and tests the guardrails.
+    teaches its own, and adds up the policies of all. The learner of partition 0 also moves the shadow prices and tests
+    the guardrails. When one is gone, another starts a process that takes over its partitions.
     """
     from engine.catalog.archive import Archive
     from engine.catalog.watch import PlanWatch, check_start
     from engine.learn import learn as run_learner
+    from engine.learn.partitions.takeover import taking_over
     from engine.up import stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
@@ -142,7 +146,8 @@ def learn(
     owned, stop = sorted(set(partition)) if partition else None, stop_on_signals()
     if owned and (others := sorted(set(range(settings.partitions)) - set(owned))):
         print_error(_split_warning(owned, others))
-    run_learner(settings, current_plan, stop, owned=owned)
+    with taking_over(settings, owned, is_substitute=substitute):
+        run_learner(settings, current_plan, stop, owned=owned)
     return 0
 
 

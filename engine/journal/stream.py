@@ -15,12 +15,14 @@ from typing import NamedTuple
 import msgspec
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from engine import keyspace
 from engine.errors import BadInput, JournalError
 from engine.journal.spool import frames
 from engine.keyspace import LEARNER_FIGURES, PARTITIONS
+from engine.settings import cluster_address
 
 StreamClient = redis.Redis | redis.RedisCluster
 Position = str
@@ -262,9 +264,13 @@ def connect_stream(url: str, timeout: float = 5.0) -> StreamClient:
         BadInput: if redis-py cannot use `url`.
     """
     try:
-        if "+cluster://" in url:
+        if (cluster := cluster_address(url)) is not None:
             return redis.RedisCluster.from_url(
-                url.replace("+cluster", "", 1), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2
+                cluster.first,
+                startup_nodes=[ClusterNode(*other) for other in cluster.others],  # type: ignore[no-untyped-call]
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                protocol=2,
             )
         return redis.Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2, retry=Retry(NoBackoff(), 0)

@@ -27,7 +27,6 @@ from engine.catalog.plan.plan import Plan
 from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
-from engine.journal.spool.drain import Drain
 from engine.learn.breaker import Breaker, guardrail_tests, trip_event
 from engine.learn.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.early_arrivals import EarlyArrivals, load_batch
@@ -42,6 +41,7 @@ from engine.learn.merge_streams import (
 )
 from engine.learn.outbox import FAILED, FailedRecord, Outbox, quarantine_failed
 from engine.learn.partitions import combine
+from engine.learn.partitions.leases import PartitionLeases
 from engine.learn.partitions.share import FIRST, PartitionShare
 from engine.learn.pending import Aliases, PendingStore
 from engine.learn.prices import PriceMover
@@ -135,9 +135,17 @@ class Learner:
         )
         return True
 
-    def drain(self, settings: Settings) -> Drain:
-        """A drain that ends once everything answered until now is in the streams."""
-        return Drain(settings, self._client, "shipped")
+    def leases(self, client: stream.StreamClient) -> PartitionLeases:
+        """The leases without which this learner must not step."""
+        return PartitionLeases(client, self._state.id, self._share.partitions)
+
+    def erase_announced(self) -> None:
+        """Delete erased customers from the files of this folder; a learner that waits for its leases does so too.
+
+        Raises:
+            redis.RedisError: if the store does not answer.
+        """
+        self._erasures = learner_files.erase_pending(self._client, self._data, self._erasures)
 
     def step(self, plan: Plan, now: float | None) -> bool:
         """Process one batch; False if there was nothing to process.
@@ -153,7 +161,7 @@ class Learner:
             self._adopt_plan(plan)
         with store_errors("reading the streams"):
             reader = self._reader or self._start()
-            self._erasures = learner_files.erase_pending(self._client, self._data, self._erasures)
+            self.erase_announced()
             self._adopt_published()
             deliveries = reader.read(self._entries, besides=self._merger.waiting)
         self._merger.add(deliveries, self._entries)

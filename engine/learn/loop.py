@@ -1,7 +1,7 @@
 """Runs a learner until it is stopped: one process per partition and data folder, which survives an outage of the store.
 
-Two learners of a partition would overwrite each other's policies and rewards, so the loop runs under a lock and a
-second process waits to take over.
+Two learners of a partition would overwrite each other's policies and rewards. So the loop runs under a lock on the data
+folder and under leases in the store (`partitions.leases`), and a second process waits to take over.
 """
 
 import fcntl
@@ -9,16 +9,19 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
+from redis.exceptions import RedisError
 
 from engine.catalog.plan.plan import Plan
 from engine.errors import StoreUnavailable
+from engine.journal import stream
 from engine.journal.log_once import LogOnce
 from engine.journal.spool.drain import Drain
 from engine.learn.learner import INTERVAL, Learner
+from engine.learn.partitions.leases import PartitionLeases
 from engine.settings import Settings
 from engine.snapshots.publish import store_errors
 from engine.telemetry.tracing import record_batch
@@ -96,18 +99,24 @@ def _run(
     clock: Callable[[], float] | None,
     owned: Sequence[int] | None,
 ) -> bool:
-    """Learn until stopped, or without a `clock` until the end of the streams; False if the file was lost."""
-    learner = Learner(settings, owned)
-    drain = learner.drain(settings) if clock is None else None
+    """Learn until stopped, or without a `clock` until the end of the streams; False if a new learner is needed.
+
+    That is so if the file was lost, or if another learner got the leases while this one did not renew them.
+    """
+    learner, client = Learner(settings, owned), stream.connect_stream(settings.redis)
+    leases = learner.leases(client)
+    drain = Drain(settings, client, "shipped") if clock is None else None
     wait, outage = INTERVAL, LogOnce("learning waits", "learning goes on")
     thresholds = gc.get_threshold()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
+        if not _await_leases(learner, leases, stop, is_patient=clock is not None):
+            return True
         while not stop.is_set():
             try:
                 # Asked before the batch is read: what arrives in between is then read by the next one.
                 all_shipped = drain is not None and _all_shipped(drain)
-                if learner.hand_over_if_lost():
+                if learner.hand_over_if_lost() or not _holds(leases):
                     return False
                 began = time.time()
                 busy = learner.step(plan_source(), None if clock is None else clock())
@@ -130,7 +139,41 @@ def _run(
         gc.set_threshold(*thresholds)
         if drain is not None:
             drain.close()
+        with suppress(RedisError):  # they end by themselves
+            leases.release()
+        client.close()
         learner.close()
+
+
+def _await_leases(learner: Learner, leases: PartitionLeases, stop: threading.Event, *, is_patient: bool) -> bool:
+    """Wait until no other learner has a lease on the partitions; False if `stop` was set before.
+
+    Raises:
+        StoreUnavailable: if the store does not answer, unless `is_patient`.
+    """
+    reported, outage = False, LogOnce("learning waits", "learning goes on")
+    while not stop.is_set():
+        try:
+            if _holds(leases):
+                return True
+            with store_errors("reading erasures"):
+                learner.erase_announced()
+            outage.over()
+        except StoreUnavailable as error:
+            if not is_patient:
+                raise
+            outage.failed(error)
+        else:
+            if not reported:
+                _log.warning("another learner has a lease on the partitions; waiting to take over")
+                reported = True
+        stop.wait(_LOCK_WAIT)
+    return False
+
+
+def _holds(leases: PartitionLeases) -> bool:
+    with store_errors("renewing the leases on the partitions"):
+        return leases.hold()
 
 
 def _publish_last(learner: Learner) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from structlog.testing import capture_logs
 
 from engine import keyspace
 from engine.journal import stream
@@ -15,6 +16,7 @@ from engine.journal.records import QuarantineRecord, RewardRecord
 from engine.journal.spool.spool import partition_of
 from engine.learn import learn
 from engine.learn.learner import Learner
+from engine.learn.partitions.leases import PartitionLeases, lost_sets, register_set
 from engine.learn.state import State, state_path
 from tests.learn.conftest import CLICK
 from tests.learn.test_kills import forget, journeys
@@ -113,3 +115,34 @@ def test_streams_retain_what_either_learner_has_not_read_and_no_more(shop: Any) 
     shop.send(*shop.shown("d20", 20, "u20"))
     learn_all(shop, None)
     assert retained() == 0
+
+
+def test_a_learner_waits_for_the_lease_of_another_machine_and_continues_from_its_policies(shop: Any) -> None:
+    shop.send(*shop.shown("d0", 0), shop.event("click", 5, decision="d0"))
+    shop.learn()
+    other = PartitionLeases(shop.client, "elsewhere", [1], seconds=0.5)
+    assert other.hold()
+    assert not PartitionLeases(shop.client, "here", [0, 1]).hold()
+    assert PartitionLeases(shop.client, "here", [0]).hold()  # what was refused as a whole left nothing behind
+    assert PartitionLeases(shop.client, "here", [0]).hold(), "a learner goes on with its file at once"
+    shop.client.delete(keyspace.partition_lease(0))
+    shop.send(*shop.shown("d1", 60, arm="b"), shop.event("click", 65, decision="d1"))
+    with capture_logs() as lines:
+        shop.learn_in(shop.settings.data.with_name("there"), shop.plan)
+    assert lines[0]["event"] == "another learner has a lease on the partitions; waiting to take over"
+    assert shop.learnt().statistics["total"].tolist() == [1, 1, 0]
+    assert not shop.client.exists(*map(keyspace.partition_lease, (0, 1))), "a learner that ends gives its leases back"
+
+
+def test_a_set_of_partitions_is_lost_when_none_of_its_leases_is_held(shop: Any) -> None:
+    for owned in ([0], [1]):
+        register_set(shop.client, owned)
+    lease = PartitionLeases(shop.client, "one", [0])
+    assert lease.hold()
+    assert lost_sets(shop.client) == [[1]]
+    register_set(shop.client, [0, 1])  # takes the place of both
+    assert lost_sets(shop.client) == []
+    lease.release()
+    assert lost_sets(shop.client) == [[0, 1]]
+    register_set(shop.client, None)
+    assert lost_sets(shop.client) == []

@@ -8,16 +8,16 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from engine.customers.redis.read_connection import ReadConnection, ReadOutcome, TakeOutcome
 from engine.errors import StoreUnavailable
+from engine.settings import cluster_address
 
 IN_FLIGHT = 2
 READS = 512
@@ -68,16 +68,18 @@ def load_script(path: Path) -> Script:
 
 
 def connect_store(url: str, timeout: float = 0.05) -> RedisClient:
-    """Returns a client of one server (`redis://`, `rediss://`, `unix://`) or of a cluster (`redis+cluster://host:port`).
+    """Returns a client of one server (`redis://`, `rediss://`, `unix://`) or of a cluster (`redis+cluster://host:port,…`).
 
     Every wait, for the connection or an answer, ends after `timeout` seconds; no command is sent twice.
     """
-    scheme, *rest = urlsplit(url)
-    base, plus, _ = scheme.partition("+")
     once = Retry(NoBackoff(), 0)
-    if plus:
+    if (cluster := cluster_address(url)) is not None:
         return RedisCluster.from_url(
-            urlunsplit((base, *rest)), socket_timeout=timeout, socket_connect_timeout=timeout, retry=once
+            cluster.first,
+            startup_nodes=[ClusterNode(*other) for other in cluster.others],
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=once,
         )
     return Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import redis.asyncio
 import structlog
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -25,6 +26,7 @@ from engine.errors import JournalError
 from engine.journal.log_once import LogOnce
 from engine.journal.spool import spool
 from engine.journal.spool.frames import Frame
+from engine.settings import cluster_address
 from engine.telemetry.tracing import record_batch
 
 AsyncStreamClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
@@ -306,9 +308,13 @@ async def remove_collected(
 
 def connect_shipper(url: str, timeout: float = 5.0) -> AsyncStreamClient:
     """An asynchronous client of the store at `url`, without retries: a retried script could hide a lost reply."""
-    if "+cluster://" in url:
+    if (cluster := cluster_address(url)) is not None:
         return redis.asyncio.RedisCluster.from_url(
-            url.replace("+cluster", "", 1), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2
+            cluster.first,
+            startup_nodes=[ClusterNode(*other) for other in cluster.others],
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            protocol=2,
         )
     return redis.asyncio.Redis.from_url(
         url,
