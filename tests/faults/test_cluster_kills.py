@@ -9,7 +9,7 @@ SEED = 6
 
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_exceeded_or_rewarded_with_a_zero() -> None:
-    ledger, found = run(8.0, SEED)
+    ledger, found = run(6.0, SEED)
     assert not any(found.values()), found
     assert ledger.clicked
     assert ledger.letters
