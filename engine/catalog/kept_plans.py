@@ -102,13 +102,13 @@ def _limit_plan(today: Specs, archived: Specs, suffix: str) -> Specs:
 
 
 def _limit_channels(today: ChannelsFile, archived: ChannelsFile) -> ChannelsFile:
-    """The archived channels with today's caps added, and today's silence."""
+    """The archived channels with today's caps added, today's silence and today's stacking."""
     caps = {channel.key: channel.caps for channel in today.channels}
     channels = [
         msgspec.structs.replace(one, caps=[*one.caps, *(cap for cap in caps.get(one.key, []) if cap not in one.caps)])
         for one in archived.channels
     ]
-    return msgspec.structs.replace(archived, channels=channels, suppress=today.suppress)
+    return msgspec.structs.replace(archived, channels=channels, suppress=today.suppress, stacking=today.stacking)
 
 
 def _limit_offer(today: OfferSpec | None, archived: OfferSpec) -> OfferSpec:

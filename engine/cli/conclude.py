@@ -72,12 +72,13 @@ def conclude(
     out.print(render(report))
     changed = _changed_question(report)
     decision = f"ship {ship}" if ship is not None else "stop"
-    if not yes and not _agrees(f"{key}: {decision}? Type yes: ", changed):
+    unverified = report.unverified_question or None
+    if not yes and not _agrees(f"{key}: {decision}? Type yes: ", _warning(changed, unverified)):
         print_error("Nothing was changed.")
         return 1
     who = by or getpass.getuser()
     today = datetime.now(ZoneInfo(plan.zone)).date()
-    decided = ConclusionSpec(on=today, by=who, why=why.strip(), question=changed)
+    decided = ConclusionSpec(on=today, by=who, why=why.strip(), question=changed, unverified=unverified)
     path = write_conclusion(settings.experiments, specs, key, ship=ship, decided=decided)
     frozen = FrozenReport(
         experiment=key,
@@ -105,13 +106,19 @@ def _changed_question(report: "Report") -> "ChangedQuestionSpec | None":
     )
 
 
-def _agrees(asked: str, changed: "ChangedQuestionSpec | None") -> bool:
+def _warning(changed: "ChangedQuestionSpec | None", unverified: str | None) -> str:
+    """What a person should know of the question before they decide; empty if it is that of the start."""
+    if unverified is not None:
+        return f"whether the question changed after the first exposure could not be verified: {unverified}"
+    return "" if changed is None else changed.describe()
+
+
+def _agrees(asked: str, warning: str) -> bool:
     """Whether the person at the terminal types yes.
 
     Raises:
         BadInput: if no one is there.
     """
-    warning = "" if changed is None else changed.describe()
     if not sys.stdin.isatty():
         which = f"{warning}; " if warning else ""
         raise BadInput(f"conclude: {which}it asks before it writes, and no one is there to answer; add --yes")

@@ -31,11 +31,13 @@ NO_CONTEXT: Context = {}
 
 
 class HoldoutSide(msgspec.Struct, frozen=True, gc=False):
-    """A customer's side of a frozen holdout, for the log; `context` has the hashed unit."""
+    """A customer's side of a frozen holdout, for the log; `context` has the hashed unit where it is a trait."""
 
     holdout: Holdout
     is_held_out: bool
     context: Context = NO_CONTEXT
+    hashed: str = ""
+    """The unit that was hashed."""
 
     @property
     def share(self) -> float:
@@ -177,7 +179,7 @@ def holdout_sides(plan: Plan, subject: Subject) -> tuple[HoldoutSide, ...]:
         if unit:
             trait = plan.trait_of(holdout.unit)
             is_held_out = holdout.holds_out(unit)
-            sides.append(HoldoutSide(holdout, is_held_out, {trait: unit} if trait else NO_CONTEXT))
+            sides.append(HoldoutSide(holdout, is_held_out, {trait: unit} if trait else NO_CONTEXT, unit))
             if is_held_out:
                 break
     return tuple(sides)

@@ -8,7 +8,7 @@ from engine.catalog.plan.creatives import DrawnCreative
 from engine.catalog.plan.features import Context
 from engine.decision.arbitrate import Factors
 from engine.decision.decision import Decision
-from engine.decision.experiments import ExperimentAnswer
+from engine.decision.experiments import ExperimentAnswer, HoldoutSide
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, OfferReason
 from engine.decision.shelves import ShelfReason
@@ -73,6 +73,17 @@ class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
     rule: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class ExplainedHoldout(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool of a frozen holdout that a customer is in, the rule that put them there, and the archived plan."""
+
+    pool: str
+    unit: str
+    position: float
+    share: float
+    archived_plan: str
+    rule: str
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A decision and its reasons."""
 
@@ -85,6 +96,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     resume: dict[str, object]
     holdout: str | msgspec.UnsetType = msgspec.UNSET
     """The frozen holdout whose plan decided, where one did."""
+    held_out: ExplainedHoldout | msgspec.UnsetType = msgspec.UNSET
 
 
 def build_explanation(decision: Decision) -> Explanation:
@@ -99,6 +111,22 @@ def build_explanation(decision: Decision) -> Explanation:
         placements={placement: _explain_placement(choice) for placement, choice in decision.choices.items()},
         resume=answer.resume,
         holdout=next((side.holdout.key for side in decision.sides if side.is_held_out), msgspec.UNSET),
+        held_out=next((_explain_holdout(side) for side in decision.sides if side.is_held_out), msgspec.UNSET),
+    )
+
+
+def _explain_holdout(side: HoldoutSide) -> ExplainedHoldout:
+    """The pool, the rule and the archived plan of a customer who is held out."""
+    holdout, plan = side.holdout, side.holdout.spec.keeps or ""
+    position = holdout.hash_unit(side.hashed)
+    hashed = f"the {holdout.unit} hashes to {position:.4f}, below the share {holdout.share:g} of holdout {holdout.key}"
+    return ExplainedHoldout(
+        pool=holdout.key,
+        unit=holdout.unit,
+        position=position,
+        share=holdout.share,
+        archived_plan=plan,
+        rule=f"{hashed}: plan {plan} decides, under today's limits",
     )
 
 

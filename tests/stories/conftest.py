@@ -105,11 +105,15 @@ class Shop:
         return str(self.decide(channel, placement, **more)["offers"][placement]["offer"])
 
     def explain(self, channel: str, placement: str, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self.explain_all(channel, placement, **more)["placements"][placement]
+        return found
+
+    def explain_all(self, channel: str, placement: str, **more: Any) -> dict[str, Any]:
         context = more.pop("context", {})
         body = {"customer": more, "channel": channel, "placements": [placement], "context": context}
         answer = self.client().post("/v1/explain", json=body)
         assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()["placements"][placement]
+        found: dict[str, Any] = answer.json()
         return found
 
     def tell(self, event: str, *, channel: str = "web", properties: Any = None, **more: Any) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
@@ -145,6 +146,35 @@ def test_a_question_that_changed_after_the_first_exposure_is_asked_with_both_ver
     assert "decided after its question changed (metrics.primary: click → revenue)" in report["conclusion"]
     frozen = json.loads((shop.settings.data / "reports" / "steps.json").read_text())
     assert frozen["report"]["first_verdict"]["plan"] == decided.question.plan
+
+
+def test_a_first_plan_that_is_missing_leaves_the_question_unverified(
+    open_shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = open_shop(
+        {"offers": {"a": {}}, "placements": {}, "experiments": {"steps": EXPERIMENT}, "layers": LAYERS}, workers=1
+    )
+    visit(shop, range(60))
+    shop.collect()
+    assert document(verb(shop, "analyze", "steps", "--json"))["unverified_question"] == ""
+    for file in [*shop.settings.plans.rglob("*")]:
+        if file.is_file():
+            file.unlink()
+    report = document(verb(shop, "analyze", "steps", "--json"))
+    assert re.search(r"plan \w+, which made the first exposure: ", report["unverified_question"])
+    assert report["first_verdict"] is None
+    words = ["conclude", "steps", "--ship", "one", "--why", "More clicks"]
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(CounterpointError, match=r"could not be verified: plan .*add --yes"):
+        verb(shop, *words)
+    shown = " ".join(verb(shop, *words, "--yes").split())
+    assert "could not be verified" in shown
+    decided = load_specs(shop.settings.experiments).experiments["steps"].decided
+    assert decided is not None
+    assert decided.question is None
+    assert decided.unverified is not None
+    conclusion = document(verb(shop, "analyze", "steps", "--json"))["conclusion"]
+    assert "could not be verified when it was decided" in conclusion
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,51 @@ def test_who_is_held_out_has_the_plan_of_before(open_shop: Any, tmp_path: Path) 
             run("explain", decision["decision_id"], *where[:2], "--redis", shop.settings.redis, "--json")
         )
         assert replayed["same"], replayed["differences"]
-        assert replayed["explanation"].get("holdout") == ("q4" if decision is kept[0] else None)
+        explanation = replayed["explanation"]
+        assert explanation.get("holdout") == ("q4" if decision is kept[0] else None)
+        held = explanation.get("held_out")
+        assert (held is None) == (decision is today[0])
+        if held is not None:
+            version = yaml.safe_load((shop.settings.experiments / "layers.yaml").read_text())["holdouts"][0]["keeps"]
+            assert (held["pool"], held["archived_plan"]) == ("q4", version)
+            assert held["position"] < held["share"] == 0.4
+            assert f"plan {version} decides" in held["rule"]
+
+
+def test_exclusive_groups_once_and_ramps_are_those_of_the_kept_plan(open_shop: Any, tmp_path: Path) -> None:
+    birthday = {"key": "gift", "trigger": {"event": "registered"}, "placements": ["hero"], "offers": ["a"]}
+    ramp = {"steps": [0.5, 1], "every": "1d", "advance": "guardrails_hold"}
+    split = {"status": "running", "variants": HALVES, "metrics": {"primary": "click"}}
+    placements = {"hero": {"offers": ["a"]}, "mail": {"offers": ["b"]}}
+    before = {
+        "offers": {"a": {"exclusive": ["g"]}, "b": {"exclusive": ["g"]}},
+        "placements": placements,
+        "moments": [birthday | {"once": {"per": "occurrence"}}],
+        "experiments": {"slow": {**split, "ramp": ramp}},
+    }
+    today = {
+        "offers": {"a": {}, "b": {}},
+        "placements": placements,
+        "moments": [birthday],
+        "experiments": {"slow": split},
+    }
+    version = archive_before(tmp_path, before)
+    shop = open_shop({**today, "layers": {"holdouts": [{"key": "q4", "share": 0.5, "keeps": version}]}}, workers=1)
+    reasons: dict[bool, list[str]] = {True: [], False: []}
+    for n in range(40):
+        who = f"u{n}"
+        shop.tell("registered", user_id=who)
+        first = shop.decide("web", "hero", "mail", experiments=["slow"], user_id=who)
+        is_held = shop.explain_all("web", "hero", user_id=who).get("holdout") == "q4"
+        shown = {place: one["offer"] for place, one in first["offers"].items()}
+        assert shown == {"hero": "a", "mail": "banner" if is_held else "b"}
+        again = shop.decide("web", "hero", user_id=who)["offers"]["hero"]["reason"]
+        assert again == ("policy" if is_held else "moment")
+        reasons[is_held].append(first["experiments"]["slow"]["variant"] or "none")
+    assert len(reasons[True]) > 8
+    assert "none" in reasons[True]  # the first step of the ramp lets half of them in
+    assert {"x", "y"} & set(reasons[True])
+    assert "none" not in reasons[False]
 
 
 def user_of(decision: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Whether the question of an experiment changed after the first exposure, by the archived plan of that exposure.
 
 Who chooses the metric, the guardrails or the method after a look at the data has no error rate. The report then shows
-the verdict by the question of the start beside the one by the question of today.
+the verdict by the question of the start beside the one by the question of today. Where the plan of that exposure is not
+in the archive, or cannot be compiled any more, the report says that it could not be verified.
 """
 
 from __future__ import annotations
@@ -38,10 +39,17 @@ class FirstQuestion(NamedTuple):
     changes: list[str]
 
 
+class UnknownQuestion(NamedTuple):
+    """The first exposure's plan, of which the question cannot be read, and the reason."""
+
+    plan: str
+    reason: str
+
+
 def find_first_question(
     log_dir: Path, archive: Archive, question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]
-) -> FirstQuestion | None:
-    """The question with which an experiment began; None if it is that of today, or is not known.
+) -> FirstQuestion | UnknownQuestion | None:
+    """The question with which an experiment began; None if it is that of today, or nobody was exposed.
 
     Args:
         log_dir: the folder of the log.
@@ -62,8 +70,8 @@ def find_first_question(
         return None
     try:
         began, earlier = build_question(compile_plan(archive.read_specs(str(first))), question.key)
-    except (BadInput, CatalogError, OSError):  # it ran elsewhere, or by rules of its time
-        return None
+    except (BadInput, CatalogError, OSError) as error:  # it ran elsewhere, or by rules of its time
+        return UnknownQuestion(str(first), str(error).partition("\n")[0])
     changes = list(_changes(began, earlier, question, metrics))
     if not changes:
         return None
@@ -87,7 +95,9 @@ def add_first_verdict(
     metrics: Sequence[MeasuredMetric],
     as_of: datetime | None = None,
 ) -> Report:
-    """The report with the verdict by the question of the start, where that was another one; arguments as above.
+    """The report with the verdict by the question of the start, where that was another one, or cannot be known.
+
+    The arguments are as above.
 
     Raises:
         BadInput: as `analyze_experiment`.
@@ -98,6 +108,9 @@ def add_first_verdict(
     first = find_first_question(log_dir, archive, question, metrics)
     if first is None:
         return report
+    if isinstance(first, UnknownQuestion):
+        reason = f"plan {first.plan}, which made the first exposure: {first.reason}"
+        return msgspec.structs.replace(report, unverified_question=reason)
     earlier = analyze_experiment(first.question, first.metrics, log_dir, as_of=as_of)
     verdict = FirstVerdict(plan=first.plan, changes=first.changes, recommendation=earlier.recommendation)
     return msgspec.structs.replace(report, first_verdict=verdict)

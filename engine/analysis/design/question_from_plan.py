@@ -159,6 +159,11 @@ def _describe_conclusion(spec: ExperimentSpec) -> str:
             f"It was decided after its question changed ({', '.join(changed.changes)}): by that of the start the "
             f"verdict was {changed.began.upper()}, by the later one {changed.now.upper()}"
         )
+    if spec.decided.unverified is not None:
+        lines.append(
+            "Whether its question changed after the first exposure could not be verified when it was decided: "
+            f"{spec.decided.unverified}"
+        )
     return ". ".join(lines)
 
 

@@ -81,9 +81,14 @@ def describe_steps(ramp: list[RampPeriod]) -> str:
     return ", ".join(f"{step.coverage:.3g} to {step.end[:16]} ({step.units:,} units)" for step in ramp)
 
 
+UNVERIFIED = "could not be verified"
+
+
 def describe_first_verdict(report: Report) -> list[str]:
     """The verdict by the question of the first exposure, and what changed; nothing where nothing did."""
     first = report.first_verdict
+    if report.unverified_question:
+        return [f"Whether the question changed after the first exposure {UNVERIFIED}: {report.unverified_question}."]
     if first is None:
         return []
     advice = first.recommendation

@@ -182,7 +182,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     `title` to `currency` are those of the experiment's file, `start` and `end` the planned dates. `first_exposure` and
     `last_exposure` are the dates in the log, and `days` the time between them. Of a holdout, `covers` are the
     experiments that it is kept out of, and `cumulated` says what they come to together.
-    `first_verdict` is set where the question changed after the first exposure.
+    `first_verdict` is set where the question changed after the first exposure, `unverified_question` where it could not
+    be verified whether it did, with the reason.
     """
 
     experiment: str
@@ -213,6 +214,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ramp: list[RampPeriod] = []
     cumulated: str = ""
     first_verdict: FirstVerdict | None = None
+    unverified_question: str = ""
 
     def json(self) -> bytes:
         """The report as the JSON of the contract."""

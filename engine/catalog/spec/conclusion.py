@@ -28,10 +28,12 @@ class ChangedQuestionSpec(Spec, frozen=True, kw_only=True):
 class ConclusionSpec(Spec, frozen=True, kw_only=True):
     """The end of an experiment: the day, the person, and the reason or what was learnt. Its report ends then.
 
-    `question` is there if the question changed after the first exposure.
+    `question` is there if the question changed after the first exposure, `unverified` if it could not be verified
+    whether it did, with the reason.
     """
 
     on: date
     by: Text | None = None
     why: Text | None = None
     question: ChangedQuestionSpec | None = None
+    unverified: Text | None = None
