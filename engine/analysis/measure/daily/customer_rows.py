@@ -54,12 +54,9 @@ STRETCH: Final = "customer, first, time, event, started, finished, orders, reven
 MOST_CHANGED: Final = 0.5
 """The share of customers from which on all are computed."""
 _TOUCHED: Final = """
-WITH ids AS (
-    SELECT decision_id FROM {decisions} WHERE {name} = 'decisions' AND day IN ({days})
-    UNION SELECT decision_id FROM {exposures} WHERE {name} = 'exposures' AND day IN ({days})
-)
-SELECT customer FROM {decisions} SEMI JOIN ids USING (decision_id)
-UNION SELECT customer FROM {exposures} SEMI JOIN ids USING (decision_id)
+WITH ids AS (SELECT DISTINCT day, decision_id FROM {rows} WHERE day IN ({days}))
+SELECT ids.day, seen.customer FROM {decisions} AS seen JOIN ids USING (decision_id)
+UNION SELECT ids.day, seen.customer FROM {exposures} AS seen JOIN ids USING (decision_id)
 """
 _MERGES_DIFFER: Final = """
 SELECT unnest([old, customer]) FROM (
@@ -192,7 +189,7 @@ class _CustomerRows:
                 return False
             if changed:
                 listed = ", ".join(map(text_literal, changed))
-                parts.append(self._touched(name, listed))
+                parts.append(f"SELECT customer FROM ({self._touched(name, listed)})")  # nosec B608
                 parts.append(
                     f"SELECT customer FROM {self._file(before.young)} "
                     f"WHERE name = {text_literal(name)} AND day IN ({listed})"  # nosec B608
@@ -213,11 +210,11 @@ class _CustomerRows:
         return float(changed_now or 0) <= MOST_CHANGED * float(everybody or 0)
 
     def _touched(self, name: str, days: str) -> str:
-        """SQL of the customers that a table has on some days, which are SQL."""
+        """SQL of the `day, customer` of a table's rows of some days, which are SQL, and of the same decisions."""
         if name == "orders":
-            return f"SELECT customer FROM daily_order_rows WHERE day IN ({days})"  # nosec B608
+            return f"SELECT DISTINCT day, customer FROM daily_order_rows WHERE day IN ({days})"  # nosec B608
         return _TOUCHED.format(
-            decisions=self._tables["decisions"], exposures=self._tables["exposures"], name=text_literal(name), days=days
+            decisions=self._tables["decisions"], exposures=self._tables["exposures"], rows=self._tables[name], days=days
         )
 
     def _of_happened(self, before: StoredRows, days: list[str]) -> str:
@@ -259,11 +256,10 @@ class _CustomerRows:
     def _stored(self, wanted: dict[str, dict[str, str]], *, base: str, changed: str, customers: str) -> StoredRows:
         name = self._table.name
         young = [
-            f"SELECT {text_literal(read)} AS name, {text_literal(day)} AS day, customer "
-            f"FROM ({self._touched(read, text_literal(day))})"  # nosec B608
+            f"SELECT {text_literal(read)} AS name, day, customer FROM "
+            f"({self._touched(read, ', '.join(map(text_literal, sorted(days)[-YOUNG_DAYS:])))})"  # nosec B608
             for read, days in wanted.items()
-            if not self._is_ordered
-            for day in sorted(days)[-YOUNG_DAYS:]
+            if not self._is_ordered and days
         ]
         nobody = "SELECT '' AS name, '' AS day, '' AS customer WHERE false"
         return StoredRows(

@@ -63,7 +63,7 @@ pools AS (
             WHEN chosen = {reference} THEN -1.0 ELSE 0.0 END AS weight,
         scored.orders AS order_error, scored.revenue AS revenue_error
     FROM scored JOIN bases USING (pool)
-), people AS (
+), people AS MATERIALIZED (
     SELECT arm, channel, sum(orders + weight * order_error) AS orders, sum(revenue + weight * revenue_error) AS revenue,
         count(*) AS decisions, count(*) FILTER (is_shown) AS shown
     FROM contrasts GROUP BY arm, channel, person

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.effects import critical_t
@@ -71,7 +71,7 @@ def fit_edge(pairs: EffectPairs, alpha: float = 0.05) -> EdgeSlope | NotEstimabl
     if k < LEAST_EXPERIMENTS:
         return NotEstimable(f"{k} past experiments have effects on both; a slope needs {LEAST_EXPERIMENTS}")
     hardly = NotEstimable(f"the {k} past experiments hardly moved the lead, so they do not show a slope")
-    if float((pairs.lead**2 / pairs.lead_variance).sum()) < float(chi2.isf(alpha, k)):
+    if float((pairs.lead**2 / pairs.lead_variance).sum()) < float(chdtri(k, alpha)):
         return hardly
     unit = float(np.sqrt(np.mean(pairs.lag**2)) / max(np.sqrt(np.mean(pairs.lead**2)), 1e-300))
     if not (np.isfinite(unit) and unit > 0):
@@ -168,7 +168,7 @@ def _interval(
     be errors. That the misfit rejects: it is chi-square at the true slope, and its level is a fifth of the score's.
     """
     k = len(pairs.lead)
-    t, most = critical_t(alpha, k - 1), float(chi2.isf(alpha / 5, k))
+    t, most = critical_t(alpha, k - 1), float(chdtri(k, alpha / 5))
     limit = max((k * t**2 / (t**2 + k - 1)) ** 0.5, normal_quantile(1 - alpha / 2))
 
     def excess(tested: Floats) -> Floats:

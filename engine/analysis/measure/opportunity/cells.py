@@ -44,7 +44,7 @@ pools AS (
 ), chosen AS (
     SELECT pool, hash(customer) AS person, offer, revenue, propensity
     FROM parts JOIN pools USING (key, channel, segment, fold, candidates)
-), people AS (
+), people AS MATERIALIZED (
     SELECT segment, key, channel, arm,
         sum(expected - revenue + CASE WHEN arm = offer THEN (revenue - expected) / propensity ELSE 0 END) AS contrast,
         count(*) AS decisions, count(*) FILTER (arm = offer) AS shown
