@@ -16,10 +16,9 @@ from engine.analysis.measure.model import (
     ReportTable,
     units_of,
 )
-from engine.analysis.sources.duckdb_expressions import text_literal
+from engine.analysis.measure.seen_channels import stated_motives, used_channels
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.vocabulary import NOT_VISITS
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -33,15 +32,13 @@ _LIMITS = [
 ]
 _PEOPLE = """
 WITH used AS (
-    SELECT customer, count(DISTINCT channel) AS channels FROM {visits}
-    WHERE channel IS NOT NULL AND event NOT IN ({not_visits}) AND NOT starts_with(event, '$') GROUP BY ALL
+    SELECT customer, count(*) AS channels FROM {used} WHERE channel IS NOT NULL GROUP BY ALL
 ), spent AS (SELECT customer, sum(revenue) AS revenue FROM {orders} GROUP BY ALL)
 SELECT customer, channels, coalesce(revenue, 0) AS revenue FROM used LEFT JOIN spent USING (customer)
 """
 _BY_CHANNEL = """
 WITH seen AS (
-    SELECT channel, count(DISTINCT customer) AS customers, sum(n) AS visits FROM {visits}
-    WHERE channel IS NOT NULL AND event NOT IN ({not_visits}) AND NOT starts_with(event, '$') GROUP BY ALL
+    SELECT channel, count(*) AS customers, sum(n) AS visits FROM {used} WHERE channel IS NOT NULL GROUP BY ALL
 ), sold AS (
     SELECT channel, count(*) FILTER (is_order) AS orders, sum(revenue) AS revenue FROM {orders} GROUP BY ALL
 )
@@ -49,14 +46,12 @@ SELECT channel, customers, visits, coalesce(orders, 0), coalesce(revenue, 0) FRO
 ORDER BY 5 DESC, 1
 """
 _BY_MOTIVE = """
-WITH came AS (
-    SELECT customer, channel, motive, min(time) AS time FROM {motives} WHERE channel IS NOT NULL GROUP BY ALL
-)
+WITH came AS (SELECT customer, channel, motive, time FROM {stated} WHERE channel IS NOT NULL)
 SELECT came.channel, motive, count(DISTINCT came.customer), count(placed.time) FILTER (is_order),
     coalesce(sum(revenue), 0)
 FROM came LEFT JOIN {orders} AS placed
     ON placed.customer = came.customer AND placed.time BETWEEN came.time AND came.time + {window}
-WHERE motive IS NOT NULL GROUP BY ALL ORDER BY round(coalesce(sum(revenue), 0), 4) DESC, 3 DESC, 1, 2 LIMIT 60
+GROUP BY ALL ORDER BY round(coalesce(sum(revenue), 0), 4) DESC, 3 DESC, 1, 2 LIMIT 60
 """
 _BY_COUNT = """
 SELECT channels, count(*), avg(revenue), coalesce(var_samp(revenue), 0) FROM people GROUP BY ALL ORDER BY 1
@@ -161,8 +156,8 @@ def measure_channels(source: EventSource, *, alpha: float = 0.05) -> ChannelRepo
     Raises:
         BadInput: if the source cannot be read.
     """
-    not_visits = ", ".join(text_literal(name) for name in sorted(NOT_VISITS))
-    source.create("people", _PEOPLE, not_visits=not_visits)
+    used = used_channels(source)
+    source.create("people", _PEOPLE, used=used)
     counted = [(int(str(n)), int(str(m)), float(mean or 0), float(v or 0)) for n, m, mean, v in source.rows(_BY_COUNT)]
     one = [row[1:] for row in counted if row[0] == 1]
     several = source.rows(
@@ -173,12 +168,12 @@ def measure_channels(source: EventSource, *, alpha: float = 0.05) -> ChannelRepo
     )
     channels = [
         _row(str(name), "", [float(str(cell)) for cell in cells])
-        for name, *cells in source.rows(_BY_CHANNEL, not_visits=not_visits)
+        for name, *cells in source.rows(_BY_CHANNEL, used=used)
     ]
     week = str(7 * 86_400_000_000)
     motives = [
         _row(str(name), str(motive), [float(str(n)), 0.0, float(str(orders)), float(str(revenue))])
-        for name, motive, n, orders, revenue in source.rows(_BY_MOTIVE, window=week)
+        for name, motive, n, orders, revenue in source.rows(_BY_MOTIVE, stated=stated_motives(source), window=week)
     ]
     holdout = holdout_difference(source, alpha)
     return ChannelReport(

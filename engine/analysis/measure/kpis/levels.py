@@ -8,13 +8,14 @@ import msgspec
 
 from engine.analysis.measure.model import CellUnit
 from engine.analysis.measure.satisfaction import measure_satisfaction
+from engine.analysis.measure.seen_channels import used_channels
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 from engine.analysis.measure.value.clv import measure_clv
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.vocabulary import CLICK, NOT_VISITS, QUESTIONS, SILENCE
+from engine.vocabulary import CLICK, QUESTIONS, SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.model import MoneyFigure
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LEAST: Final = 30
 _REACH = """
 WITH seen AS (
-    SELECT DISTINCT customer FROM {visits} WHERE event NOT IN ({not_visits}) AND NOT starts_with(event, '$')
+    SELECT DISTINCT customer FROM {used}
 ), shown AS (
     SELECT DISTINCT seen.customer FROM {exposures} AS seen
     JOIN {decisions} AS decided ON decided.decision_id = seen.decision_id AND decided.key = seen.key
@@ -94,8 +95,7 @@ def read_levels(source: EventSource, placed: str, alpha: float) -> list[KpiLevel
         alpha: one minus the intervals' coverage.
     """
     tables = {name: source.log_rows(name) for name in ("exposures", "decisions")} | {"silence": text_literal(SILENCE)}
-    not_visits = ", ".join(text_literal(name) for name in sorted(NOT_VISITS))
-    (seen, shown, ordered), *_ = source.rows(_REACH, not_visits=not_visits, **tables)
+    (seen, shown, ordered), *_ = source.rows(_REACH, used=used_channels(source), **tables)
     counts = [int(str(one)) for one in (seen, shown, ordered)]
     (row, *_) = source.rows(_SHOWINGS, click=text_literal(CLICK), **tables)
     people, views, rate, rate_error, costs, price, price_error = (float(str(one or 0)) for one in row)

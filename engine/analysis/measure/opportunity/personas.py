@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 
 from engine.analysis.measure.opportunity.mixture import fit_mixture
-from engine.analysis.sources.duckdb_expressions import text_literal
+from engine.analysis.measure.seen_channels import stated_motives, used_channels
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.vocabulary import NOT_VISITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,15 +36,12 @@ _WORDS = {
     "visits": ("visits often", "visits seldom"),
 }
 _CUSTOMERS = """
-WITH by_channel AS (
-    SELECT customer, channel, sum(n) AS n, max(time) AS last FROM {visits}
-    WHERE event NOT IN ({not_visits}) AND NOT starts_with(event, '$') GROUP BY ALL
-), seen AS (
+WITH seen AS (
     SELECT customer, count(channel) AS channels, sum(n) AS visits, arg_max(channel, (n, channel)) AS channel,
         max(last) AS last
-    FROM by_channel GROUP BY ALL
+    FROM {used} GROUP BY ALL
 ), by_motive AS (
-    SELECT customer, motive, sum(n) AS n FROM {motives} WHERE motive IS NOT NULL GROUP BY ALL
+    SELECT customer, motive, sum(n) AS n FROM {stated} GROUP BY ALL
 ), came AS (SELECT customer, arg_max(motive, (n, motive)) AS motive FROM by_motive GROUP BY ALL), spent AS (
     SELECT customer, count(*) FILTER (is_order) AS orders, sum(revenue) AS revenue FROM {orders} GROUP BY ALL
 )
@@ -79,11 +75,11 @@ class Persona(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_personas(source: EventSource, alpha: float) -> list[Persona] | NotEstimable:
     """The personas of a source, those with the most revenue per customer first."""
-    not_visits = ", ".join(text_literal(name) for name in sorted(NOT_VISITS))
     until = source.last
     if until is None:
         return NotEstimable("there is no event of a customer")
-    columns = source.engine.columns(source.fill(_CUSTOMERS, not_visits=not_visits, until=str(until)))
+    tables = {"used": used_channels(source), "stated": stated_motives(source)}
+    columns = source.engine.columns(source.fill(_CUSTOMERS, until=str(until), **tables))
     count = len(columns["orders"])
     if count < LEAST_CUSTOMERS:
         return NotEstimable(f"{count:,} customers were seen; groups need {LEAST_CUSTOMERS}")
