@@ -10,6 +10,7 @@ by one then, and each failure is returned with what passes.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from itertools import product
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -110,19 +111,21 @@ ClosedOffers = Callable[[OfferCollection, Facts, Collection[str], Bits], Bits]
 class GateRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One gate: the rule that closes offers, its meaning, and its explanation for a customer.
 
-    `closes` is None for a gate that is decided outside of this module.
+    `closes` is None for a gate that is decided outside of this module. One with `given` closes nothing, and is not
+    asked, where the request's facts have none of that.
     """
 
     closes: ClosedOffers | None
     meaning: str
     for_staff: str
+    given: Literal["counts", "silenced", "pools", "shown"] | None = None
 
 
 def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> Passing:
     """The offers that no gate closes."""
     passing = collection.index.everything
     failures: list[GateFailure] = []
-    for gate, closes in _CLOSING:
+    for gate, closes in _CLOSING[bool(facts.counts), facts.is_silenced, bool(facts.pools), bool(shown)]:
         try:
             # `a ^ (a & b)` is `a & ~b` without the complement, which costs several times as much of 100,000 offers.
             if closed := closes(collection, facts, shown, passing):
@@ -139,7 +142,7 @@ def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[s
     index = collection.index
     passing = index.everything
     closed: dict[str, Gate] = {}
-    for gate, closes in _CLOSING:
+    for gate, closes in _CLOSING[bool(facts.counts), facts.is_silenced, bool(facts.pools), bool(shown)]:
         try:
             closing = closes(collection, facts, shown, passing) & passing
             failed: list[GateFailure] = []
@@ -270,16 +273,19 @@ GATES: Mapping[Gate, GateRule] = {
         closes=_suppressed,
         meaning="the offer had too many outcomes of the kind that its `suppress` counts",
         for_staff="the customer turned it down lately",
+        given="counts",
     ),
     "silenced": GateRule(
         closes=_silenced,
         meaning="the condition of the shop's `suppress` holds for the customer, and it does not except the offer",
         for_staff="nothing is sold to the customer now",
+        given="silenced",
     ),
     "cap": GateRule(
         closes=_capped,
         meaning="a cap of the offer or of the channel is reached",
         for_staff="the customer had it as often as allowed",
+        given="counts",
     ),
     "place": GateRule(
         closes=_out_of_reach,
@@ -290,21 +296,25 @@ GATES: Mapping[Gate, GateRule] = {
         closes=_out_of_stock,
         meaning="what is left of its SKU is sold or reserved, at every place that hands it over",
         for_staff="sold out",
+        given="pools",
     ),
     "budget": GateRule(
         closes=_over_budget,
         meaning="what is left of its budget is spent or reserved",
         for_staff="its budget is spent",
+        given="pools",
     ),
     "coupon": GateRule(
         closes=_without_code,
         meaning="no coupon code of it is left, and the customer has none yet",
         for_staff="all its codes are given away",
+        given="pools",
     ),
     "shown": GateRule(
         closes=_shown_elsewhere,
         meaning="another placement of the same answer shows it, or an offer that excludes it",
         for_staff="already on this screen",
+        given="shown",
     ),
     "price": GateRule(  # closed in `offers`, once the policy has estimated what the offers are worth
         closes=None,
@@ -329,7 +339,19 @@ GATES: Mapping[Gate, GateRule] = {
 }
 """Every gate, in the order in which they are asked; the last four are decided after or beside the others."""
 
-_CLOSING = tuple((gate, rule.closes) for gate, rule in GATES.items() if rule.closes is not None)
+
+def _asked_gates(*, counts: bool, silenced: bool, pools: bool, shown: bool) -> tuple[tuple[Gate, ClosedOffers], ...]:
+    """The gates that may close an offer where the facts have these."""
+    facts = {"counts": counts, "silenced": silenced, "pools": pools, "shown": shown}
+    given = {None, *(name for name, has in facts.items() if has)}
+    return tuple((gate, rule.closes) for gate, rule in GATES.items() if rule.closes and rule.given in given)
+
+
+_CLOSING = {
+    has: _asked_gates(counts=has[0], silenced=has[1], pools=has[2], shown=has[3])
+    for has in product((False, True), repeat=4)
+}
+"""The gates to ask by whether there are counts, a silence, low pools, and offers that are shown elsewhere."""
 
 
 def _close_one_by_one(

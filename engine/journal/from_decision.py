@@ -33,7 +33,10 @@ def decision_record(decision: Decision, now: float) -> DecisionRecord:
     rows = [_experiment(assigned) for assigned in decision.assigned.values()]
     rows += [_holdout_side(side) for side in decision.sides]
     for placement, choice in decision.choices.items():
-        rows += [_offer(placement, item, choice) for item in choice.items]
+        if choice.below:
+            rows += [_offer(placement, item, choice) for item in choice.items]
+        else:
+            rows.append(_offer(placement, choice, choice))
     return DecisionRecord(
         decision_id=answer.decision_id,
         time=now,
@@ -57,10 +60,9 @@ def exposable_keys(decision: Decision) -> list[str]:
 
     A placement that is held out is exposed as well: its silence is compared with what others show.
     """
-    return [
-        *(one.logged.key for one in decision.assigned.values() if one.assignment.index >= 0),
-        *(name for name, choice in decision.items() if not choice.is_silent or choice.reason == SILENCE),
-    ]
+    keys = [one.logged.key for one in decision.assigned.values() if one.assignment.index >= 0]
+    keys += [name for name, choice in decision.items() if not choice.is_silent or choice.reason == SILENCE]
+    return keys
 
 
 def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:

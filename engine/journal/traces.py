@@ -4,13 +4,13 @@ The first byte is the format. Adding fields keeps the format; changing the meani
 inputs are decided, needs a new one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, Trait, TraitValue
+from engine.customer import JourneyItem, Profile, Trait, TraitSeries, TraitValue
 from engine.decision.attributes import usable_profile
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
@@ -67,50 +67,67 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
         merged=[],
         marks=b"",
         version=0,
-        traits=_read_traits(profile, names) | _computed_traits(profile, plan, now),
+        traits=_traced_traits(profile, plan, now),
         affinities=affinities,
         orders={},
         visits=[],
         past_visits=profile.past_visits + len(profile.visits),
-        recent={name: at for name, at in profile.recent.items() if name in plan.rules.watched_events},
-        journey={
-            key: item
-            for key, item in profile.journey.items()
-            if key != CAMPAIGN and item.value is not None and item.until > now
-        },
+        recent=_watched_events(profile, plan.rules.watched_events),
+        journey=_open_journey(profile, now) if profile.journey else {},
         links=[],
         consent_statements={},
         trait_statements={},
         order_facts={},
-        series={digest: one for digest, one in profile.series.items() if digest in plan.rules.computed.unnamed},
+        series=_moments_series(profile, plan.rules.computed.unnamed) if profile.series else {},
         archived_series={},
     )
 
 
-def _computed_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trait]:
-    """The values of the shop's computed traits that the plan reads, and the stage if the shop defines stages.
+def _traced_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trait]:
+    """The traits that the plan reads, of the others those that are short, while they are few, and the shop's own.
 
-    Reports split by these without the plan.
+    The shop's own are the values of the traits that it defines and the plan reads, and the stage where it defines
+    stages. Reports split by these without the plan.
     """
-    stages = plan.rules.computed.stages
-    own = (
-        {}
-        if stages == STAGE_RULES or "stage" in profile.traits
-        else {"stage": Trait(derive_stage(profile, now, stages), now)}
-    )
-    return own | {
-        name: Trait(value, now) for name, value in plan.rules.computed.read(profile, now) if name in plan.read_names
-    }
+    traits, names, computed = profile.traits, plan.read_names, plan.rules.computed
+    are_few = len(traits) <= LOGGED_ENTRIES
+    if not (are_few and _are_short(traits)):
+        traits = {
+            name: trait
+            for name, trait in traits.items()
+            if name.partition(".")[0] in names or (are_few and _is_short(trait.value))
+        }
+    own: dict[str, Trait] = {}
+    if computed.stages != STAGE_RULES and "stage" not in profile.traits:
+        own["stage"] = Trait(derive_stage(profile, now, computed.stages), now)
+    for name, value in computed.read(profile, now):
+        if name in names:
+            own[name] = Trait(value, now)
+    return traits | own if own else traits
 
 
-def _read_traits(profile: Profile, names: frozenset[str]) -> dict[str, Trait]:
-    """The traits that the plan reads, and other short ones up to a limit."""
-    are_few = len(profile.traits) <= LOGGED_ENTRIES
-    return {
-        name: trait
-        for name, trait in profile.traits.items()
-        if name.partition(".")[0] in names or (are_few and _is_short(trait.value))
-    }
+def _watched_events(profile: Profile, watched: Collection[str]) -> dict[str, float]:
+    """The times of the last events that the plan reads."""
+    return {name: at for name, at in profile.recent.items() if name in watched} if watched else {}
+
+
+def _open_journey(profile: Profile, now: float) -> dict[str, JourneyItem]:
+    """What the customer can resume at `now`."""
+    items = profile.journey.items()
+    return {key: one for key, one in items if key != CAMPAIGN and one.value is not None and one.until > now}
+
+
+def _moments_series(profile: Profile, digests: Collection[str]) -> dict[str, TraitSeries]:
+    """The series that only moments read."""
+    return {digest: one for digest, one in profile.series.items() if digest in digests}
+
+
+def _are_short(traits: Mapping[str, Trait]) -> bool:
+    """Whether all traits are short; nearly always, and then no dictionary is made."""
+    for trait in traits.values():  # noqa: SIM110 (a generator for `all` costs more)
+        if not _is_short(trait.value):
+            return False
+    return True
 
 
 def _is_short(value: TraitValue) -> bool:

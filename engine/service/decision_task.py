@@ -85,7 +85,7 @@ def new_task(
     BadInput if every identifier is a placeholder.
     """
     customer = present_ids(request.customer, placeholders)
-    absent = describe_absent(request.customer, customer)
+    absent = [] if customer is request.customer else describe_absent(request.customer, customer)
     request = replace(request, customer=customer) if absent else request
     store = read_store(request.context, placeholders)
     nobody = request.customer == CustomerIds()

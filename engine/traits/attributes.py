@@ -45,7 +45,8 @@ def derive_attributes(profile: Profile, now: float, computed: TraitRules | None 
             tree[name] = trait.value
     if computed is not None:
         values = computed.read(profile, now)
-        tree |= {name: value for name, value in values if profile.version or name not in profile.traits}
+        if values:
+            tree |= {name: value for name, value in values if profile.version or name not in profile.traits}
     return tree
 
 

@@ -6,7 +6,7 @@ orders of a profile are read where they are, and only purchases without an order
 any more are in a series. A refund that names no order lowers a sum of revenue and changes nothing else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -101,12 +101,12 @@ class TraitRules:
     """The digests of rules that only moments read."""
     stages: StageRules = STAGE_RULES
 
-    def read(self, profile: Profile, now: float) -> Iterator[tuple[str, Scalar]]:
-        """Yield each named trait that has a value for the customer at `now` (s since 1970), and their campaign."""
-        yield from _campaign_of(profile, now)
-        for rule in self.rules:
-            if rule.name and (value := rule.read(profile, now)) is not None:
-                yield rule.name, value
+    def read(self, profile: Profile, now: float) -> Sequence[tuple[str, Scalar]]:
+        """Each named trait that has a value for the customer at `now` (s since 1970), and their campaign."""
+        if not self.rules and CAMPAIGN not in profile.journey:
+            return ()
+        read = ((rule.name, rule.read(profile, now)) for rule in self.rules if rule.name)
+        return [*_campaign_of(profile, now), *((name, value) for name, value in read if value is not None)]
 
     def facts_of(self, properties: Mapping[str, object]) -> dict[str, Scalar]:
         """The properties of a purchase that traits of orders read, and which filters it matches."""

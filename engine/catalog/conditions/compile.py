@@ -13,6 +13,8 @@ from typing import NamedTuple
 from engine.catalog.conditions.check import ConditionProblem, condition_problems, is_operators
 from engine.catalog.conditions.dates import Clock, compile_date
 from engine.catalog.conditions.js_coercion import (
+    ARRAYS,
+    NUMBERS,
     compile_comparison,
     deep_equal,
     is_array,
@@ -114,7 +116,7 @@ def _read_fields(condition: Mapping[str, object]) -> Iterator[str]:
 
 def _parts(value: object) -> Iterator[Mapping[str, object]]:
     """Yield the conditions in the list of a `$and`, `$or` or `$nor`."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, ARRAYS):
         yield from (part for part in value if isinstance(part, Mapping))
 
 
@@ -170,7 +172,7 @@ def _compile_term(key: str, value: object, scope: _Scope) -> ValueTest:
     if key == "$not":
         return _not(_compile_document(value, scope)) if isinstance(value, Mapping) else _never
     if key in {"$and", "$or", "$nor"}:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, ARRAYS):
             return _never
         parts = [_compile_document(part, scope) for part in value]
         if key == "$and":
@@ -205,7 +207,7 @@ def _compile_value(expected: object, scope: _Scope) -> ValueTest:
         return lambda value: (value if type(value) is str else to_text(value)) == expected
     if isinstance(expected, bool):
         return lambda value: value is not None and to_boolean(value) is expected
-    if isinstance(expected, int | float):
+    if isinstance(expected, NUMBERS):
         return lambda value: (value if type(value) is int else to_number(value)) == expected
     if isinstance(expected, Mapping) and is_operators(expected):
         return _all([_compile_operator(name, operand, scope) for name, operand in expected.items()])
@@ -238,7 +240,7 @@ def _compile_operator(name: str, operand: object, scope: _Scope) -> ValueTest:
             return _not(_compile_value(operand, scope))
         case "$size":
             size = _compile_value(operand, scope)
-            return lambda value: isinstance(value, list | tuple) and size(len(value))
+            return lambda value: isinstance(value, ARRAYS) and size(len(value))
         case "$elemMatch":
             return _some_element(operand, scope)
         case "$all" | "$alli":
@@ -272,10 +274,10 @@ def _equal(expected: object) -> ValueTest:
 
 def _among(options: object, *, fold: bool = False) -> ValueTest:
     """Whether a value, or an item of a list, is one of the options; without coercion; `fold` ignores case."""
-    if not isinstance(options, list | tuple):
+    if not isinstance(options, ARRAYS):
         return _never
     texts = frozenset(option.lower() if fold else option for option in options if isinstance(option, str))
-    numbers = frozenset(o for o in options if isinstance(o, int | float) and not isinstance(o, bool))
+    numbers = frozenset(o for o in options if isinstance(o, NUMBERS) and not isinstance(o, bool))
     constants = [option for option in options if option is None or isinstance(option, bool)]
 
     def holds(value: object) -> bool:
@@ -283,19 +285,19 @@ def _among(options: object, *, fold: bool = False) -> ValueTest:
             return (value.lower() if fold else value) in texts
         if value is None or isinstance(value, bool):
             return value in constants
-        return isinstance(value, int | float) and value in numbers
+        return isinstance(value, NUMBERS) and value in numbers
 
-    return lambda value: any(map(holds, value)) if isinstance(value, list | tuple) else holds(value)
+    return lambda value: any(map(holds, value)) if isinstance(value, ARRAYS) else holds(value)
 
 
 def _every(options: object, scope: _Scope, *, fold: bool) -> ValueTest:
     """Whether a list has an item for each of the options."""
-    if not isinstance(options, list | tuple):
+    if not isinstance(options, ARRAYS):
         return _never
     tests = [
         _folded(option) if fold and isinstance(option, str) else _compile_value(option, scope) for option in options
     ]
-    return lambda value: isinstance(value, list | tuple) and all(any(map(test, value)) for test in tests)
+    return lambda value: isinstance(value, ARRAYS) and all(any(map(test, value)) for test in tests)
 
 
 def _folded(expected: str) -> ValueTest:
@@ -309,7 +311,7 @@ def _some_element(expected: object, scope: _Scope) -> ValueTest:
     if not isinstance(expected, Mapping):
         return _never
     test = _compile_value(expected, scope) if is_operators(expected) else _compile_document(expected, scope)
-    return lambda value: isinstance(value, list | tuple) and any(to_boolean(item) and test(item) for item in value)
+    return lambda value: isinstance(value, ARRAYS) and any(to_boolean(item) and test(item) for item in value)
 
 
 def _pattern(operand: object, *, ignore_case: bool) -> ValueTest:

@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
 _NUMERAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _PREFIXED = re.compile(r"0(?:[xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)")
@@ -17,12 +18,15 @@ _COMPARE: dict[str, Callable[..., bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+NUMBERS: Final = (int, float)
+ARRAYS: Final = (list, tuple)
+"""Tuples, since `int | float` makes a new union each time that it is evaluated."""
 _INFINITIES = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def is_array(value: object) -> bool:
     """Whether a value is a JSON array."""
-    return isinstance(value, list | tuple)
+    return isinstance(value, ARRAYS)
 
 
 def type_of(value: object) -> str:
@@ -31,7 +35,7 @@ def type_of(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "boolean"
-    if isinstance(value, int | float):
+    if isinstance(value, NUMBERS):
         return "number"
     if isinstance(value, str):
         return "string"
@@ -42,7 +46,7 @@ def to_boolean(value: object) -> bool:
     """ToBoolean: null, false, 0, NaN and the empty text are false; an empty list or mapping is true."""
     if value is None or value == "":
         return False
-    if isinstance(value, int | float):
+    if isinstance(value, NUMBERS):
         return bool(value) and not math.isnan(value)
     return True
 
@@ -53,9 +57,9 @@ def to_text(value: object) -> str:
         return value
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
+    if isinstance(value, NUMBERS):
         return _float_text(value) if isinstance(value, float) else str(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, ARRAYS):
         return ",".join("" if item is None else to_text(item) for item in value)
     return "[object Object]"
 
@@ -74,7 +78,7 @@ def _float_text(value: float) -> str:
 
 def to_number(value: object) -> float:
     """ToNumber: null and the empty text are 0, a text that is not a numeral is NaN."""
-    if isinstance(value, int | float):
+    if isinstance(value, NUMBERS):
         return value
     text = "" if value is None else to_text(value).strip()
     if not text:
@@ -94,7 +98,7 @@ def deep_equal(left: object, right: object) -> bool:
     """
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(deep_equal(value, right[key]) for key, value in left.items())
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+    if isinstance(left, ARRAYS) and isinstance(right, ARRAYS):
         return len(left) == len(right) and all(map(deep_equal, left, right))
     return strict_equal(left, right)
 
@@ -108,7 +112,7 @@ def compile_comparison(symbol: str, right: object) -> Callable[[object], bool]:
     """The test `left <symbol> right` for <, <=, > or >=: two texts by UTF-16 units, anything else as numbers."""
     compare = _COMPARE[symbol]
     number = to_number(right)
-    if right is None or isinstance(right, int | float):
+    if right is None or isinstance(right, NUMBERS):
         return lambda left: compare(left if type(left) is int else to_number(left), number)
     text = to_text(right)
     key = _utf16_key(text)

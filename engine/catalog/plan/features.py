@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +14,9 @@ from engine.catalog.spec.experiment import FeatureSpec
 Value = str | int | float | bool | None
 Context = dict[str, Value]
 Filler = Callable[[list[float], Value], None]
+_NUMBERS: Final = (int, float)
+_SCALARS: Final = (str, int, float, bool)
+"""Tuples, here and in other modules of decisions: `int | float` makes a new union each time that it is evaluated."""
 
 PERIODS = {"hour": 24.0, "weekday": 7.0, "month": 12.0}
 """Periods of cyclic features, each of which becomes a sine and a cosine."""
@@ -77,7 +80,7 @@ class Featurizer:
             value = attributes.get(first)
             for step in rest:
                 value = value.get(step) if type(value) is dict else None
-            context[name] = value if isinstance(value, str | int | float | bool) else None
+            context[name] = value if isinstance(value, _SCALARS) else None
         return context
 
     def vector(self, context: Mapping[str, Value]) -> NDArray[np.float64]:
@@ -152,8 +155,9 @@ def _fill_scaled(low: float, high: float) -> Filler:
     middle, half = (low + high) / 2, (high - low) / 2
 
     def fill(out: list[float], value: Value) -> None:
-        if isinstance(value, int | float) and math.isfinite(value):
-            out.append(round(min(max((value - middle) / half, -1.0), 1.0), SCALED_DIGITS))
+        if isinstance(value, _NUMBERS) and math.isfinite(value):
+            scaled = (value - middle) / half
+            out.append(-1.0 if scaled < -1.0 else 1.0 if scaled > 1.0 else round(scaled, SCALED_DIGITS))
         else:
             out.append(0.0)
 
@@ -181,7 +185,7 @@ def _fill_plain(out: list[float], value: Value) -> None:
 
 
 def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, _NUMBERS) and math.isfinite(value)
 
 
 def _as_number(value: Value) -> float:

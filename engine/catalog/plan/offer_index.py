@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from engine.catalog.conditions.compile import Predicate, compile_condition, conjuncts
-from engine.catalog.conditions.js_coercion import read_member, to_number, to_text
+from engine.catalog.conditions.js_coercion import ARRAYS, NUMBERS, read_member, to_number, to_text
 from engine.catalog.spec.units import Unit
 from policies.batches import Ints
 
@@ -97,7 +97,7 @@ class Texts:
         if self.kind == "equal":
             return self.needing ^ (self.needing & having.get(to_text(value), 0))
         accepting = 0
-        if self.kind == "$in" and isinstance(value, list | tuple):
+        if self.kind == "$in" and isinstance(value, ARRAYS):
             for item in value:
                 if isinstance(item, str):
                     accepting |= having.get(item, 0)
@@ -313,7 +313,7 @@ def _parse_bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
     if path.startswith("$") or not isinstance(value, Mapping) or len(value) != 1:
         return None
     ((operator, operand),) = value.items()
-    if isinstance(operand, bool) or not isinstance(operand, int | float) or operand != operand:  # noqa: PLR0124 (NaN)
+    if isinstance(operand, bool) or not isinstance(operand, NUMBERS) or operand != operand:  # noqa: PLR0124 (NaN)
         return None
     return (path, operator, operand) if operator in ("$gt", "$gte", "$lt", "$lte") else None
 
