@@ -148,7 +148,8 @@ def notes(report: Report) -> list[str]:
     ]
     capped = {row.metric: row.winsorized for row in report.metrics if row.winsorized is not None}
     found += [
-        f"{name}: values above {cap.cap:.6g}, the {cap.level:.4g} quantile of those other than zero, count as that; "
+        f"{name}: values above {cap.cap:.6g}, the {cap.level:.4g} quantile of the sizes other than zero, count as "
+        "that, and those below its negative as the negative; "
         f"{cap.share:.2%} of units."
         for name, cap in capped.items()
     ]

@@ -219,6 +219,7 @@ def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
         measures=found.asked,
         groups=found.groups,
         daily=daily,
+        winsorized=data.winsorized,
     )
     balance = check_balance(found.asked, found.evidence, question.inference)
     stratum = question.inference.stratum

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.analysis.design.metrics import Measure
     from engine.analysis.design.question import ExperimentQuestion
     from engine.analysis.report.allocation import Allocation
+    from engine.analysis.report.model import Winsorized
     from engine.analysis.sources.aggregate import Groups
     from engine.analysis.sources.engines import DuckDB
 
@@ -49,6 +50,7 @@ def experiment_flags(
     measures: Sequence[Measure],
     groups: Groups,
     daily: DailyUnits,
+    winsorized: Mapping[str, Winsorized],
 ) -> list[str]:
     """The faults of the units and their split, a sentence each.
 
@@ -60,6 +62,7 @@ def experiment_flags(
         measures: of the report.
         groups: by variant, crossover, trait and period.
         daily: new units by day, period and variant.
+        winsorized: the caps by metric.
     """
     flags = []
     unknown = sorted({str(key[0]) for key in groups} - set(question.weights))
@@ -77,7 +80,7 @@ def experiment_flags(
             flag
             for measure in measures
             if measure.rules.has_dominant_units
-            for flag in _dominant(source, units, measure)
+            for flag in _dominant(source, units, measure, winsorized.get(measure.name))
         ),
     ]
 
@@ -115,13 +118,14 @@ def sum_periods(units: PeriodUnits) -> dict[str, int]:
     return total
 
 
-def _dominant(source: DuckDB, units: ir.Table, measure: Measure) -> list[str]:
-    """The variants in which one unit holds more than its share of the metric's total."""
+def _dominant(source: DuckDB, units: ir.Table, measure: Measure, cap: Winsorized | None) -> list[str]:
+    """The variants in which one unit holds more than its share of the metric's total, losses counted as gains."""
+    remedy = "winsorize the metric" if cap is None else f"winsorize it at a lower quantile than {cap.level:g}"
     column = units[measure.y.num]
     kept = units.filter(~units["crossed"])
-    totals = kept.group_by("variant").aggregate(most=column.max(), total=column.sum(), n=kept.count())
+    totals = kept.group_by("variant").aggregate(most=column.abs().max(), total=column.abs().sum(), n=kept.count())
     return [
-        f"one unit holds {share:.0%} of {measure.name} in {variant}; winsorize the metric"
+        f"one unit holds {share:.0%} of {measure.name} in {variant}; {remedy}"
         for variant, most, total, n in sorted(source.rows(totals), key=str)
         if total and int(n or 0) >= LEAST_UNITS and (share := float(most or 0) / float(total)) > DOMINANT
     ]

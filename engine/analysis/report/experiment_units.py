@@ -160,16 +160,18 @@ def _per_customer(term: Term) -> Term:
 def _winsorize(
     source: DuckDB, units: ir.Table, specs: Sequence[MeasuredMetric], measures: Sequence[Measure]
 ) -> tuple[ir.Table, dict[str, Winsorized]]:
-    """The units with each metric capped at a quantile of its non-zero values, and the caps by metric.
+    """The units with each metric capped at a quantile of the sizes of its non-zero values, and the caps by metric.
 
     Most units of a shop buy nothing: a quantile that counts their zeros is itself zero, and a cap at zero would delete
-    the metric. Values that are NaN or infinite stay as they are, since the report must name them.
+    the metric. Of a metric that is mostly negative, such as refunds, a quantile of the values would be negative, and
+    all zeros would count as that: so the sizes are capped, and losses as gains. Values that are NaN or infinite stay
+    as they are, since the report must name them.
     """
     capped = {measure.y.num: spec for spec, measure in zip(specs, measures, strict=False) if spec.winsorize is not None}
     if not capped:
         return units, {}
     quantiles = {
-        name: units[name].quantile(spec.winsorize, where=_is_finite(units[name]) & (units[name] != 0.0))
+        name: units[name].abs().quantile(spec.winsorize, where=_is_finite(units[name]) & (units[name] != 0.0))
         for name, spec in capped.items()
     }
     caps = {
@@ -179,7 +181,7 @@ def _winsorize(
     }
     if not caps:
         return units, {}
-    above = {name: (_is_finite(units[name]) & (units[name] > cap)).sum() for name, cap in caps.items()}
+    above = {name: (_is_finite(units[name]) & (units[name].abs() > cap)).sum() for name, cap in caps.items()}
     totals = {f"{name}_n": units[name].count() for name in caps}
     (row,) = source.rows(units.aggregate(**above, **totals))
     counts, sizes = row[: len(caps)], row[len(caps) :]
@@ -190,7 +192,7 @@ def _winsorize(
         for name, count, total in zip(caps, counts, sizes, strict=True)
     }
     values = {
-        name: _is_finite(units[name]).ifelse(units[name].clip(upper=cap), units[name]) for name, cap in caps.items()
+        name: _is_finite(units[name]).ifelse(units[name].clip(-cap, cap), units[name]) for name, cap in caps.items()
     }
     return units.mutate(**values), winsorized
 

@@ -71,9 +71,10 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Winsorized(msgspec.Struct, frozen=True, kw_only=True):
-    """The cap of a winsorized metric: the quantile `level` of its non-zero values over the units of all variants.
+    """The cap of a winsorized metric: the quantile `level` of the sizes of its non-zero values, over all variants.
 
-    `share` is the share of all units whose value is above the cap and counts as the cap.
+    `share` is the share of all units whose value is larger than the cap, or smaller than its negative, and counts as
+    that.
     """
 
     level: float

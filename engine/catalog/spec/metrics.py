@@ -23,8 +23,8 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     properties. A proportion or retention asks only whether an event occurred, whatever its `value`. A ratio divides
     by the number of `denominator` events, or by their sum of `denominator_value`. With `covariate_window` the same
     metric over that span before the exposure reduces the variance (CUPED). A customer counts once `delay` and `window`
-    are over; with `ripe: false` all count as they are, except in a retention. Values above the quantile `winsorize` of
-    the values other than zero are set to that quantile. `margin` is the largest relative loss that a guardrail
+    are over; with `ripe: false` all count as they are, except in a retention. Sizes above the quantile `winsorize` of
+    those other than zero are set to that quantile. `margin` is the largest relative loss that a guardrail
     tolerates; `money` is the worth of one unit of the metric.
 
     A `funnel` is the share of customers with all `steps` in this order, and with `within` no longer apart than that; a

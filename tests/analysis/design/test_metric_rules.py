@@ -1,6 +1,7 @@
 """Single metrics from metrics.yaml to the report: caps of mostly-zero values, and remedies of missing estimates."""
 
 import itertools
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
@@ -34,7 +35,7 @@ analysis: {method: fixed, min_days: 1}
 def folder_of(folder: Path, metric: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "checkout.yaml").write_text(EXPERIMENT)
-    event = "" if "steps:" in metric else "event: purchase, "
+    event = "" if "steps:" in metric or "event:" in metric else "event: purchase, "
     (folder / "metrics.yaml").write_text(f"metrics:\n  - {{key: spend, {event}{metric}}}\n")
     (folder / "channels.yaml").write_text("channels: [{key: web}]\nplacements: []\n")
     (folder / "layers.yaml").write_text("layers: [{key: checkout}]\n")
@@ -82,9 +83,28 @@ def test_the_cap_of_a_mostly_zero_metric_is_a_quantile_of_what_is_not_zero(tmp_p
     assert spend.winsorized.share == pytest.approx((buyers > spend.winsorized.cap).sum() / 40_000)
     capped = np.minimum(spent, spend.winsorized.cap)
     assert spend.mean == pytest.approx({"control": capped[::2].mean(), "one_page": capped[1::2].mean()})
-    note = f"spend: values above {spend.winsorized.cap:.6g}, the 0.99 quantile of those other than zero, count as that"
+    note = f"spend: values above {spend.winsorized.cap:.6g}, the 0.99 quantile of the sizes other than zero, count as"
     assert note in rendered(report)
     assert note in report_html(report)
+
+
+@pytest.mark.parametrize("losing", [1.0, 0.97])
+def test_losses_are_capped_as_gains_and_zeros_stay_zeros(tmp_path: Path, write_log: Write, losing: float) -> None:
+    """A cap at a quantile of negative values would be negative, and all who bought nothing would count as it."""
+    rng = np.random.default_rng(2)
+    signs = np.where(rng.random(8_000) < losing, -1.0, 1.0)
+    margins = [round(float(signs[i] * rng.gamma(0.7, 20)), 2) if i % 20 in {3, 10} else 0.0 for i in range(8_000)]
+    log = shop(margins)
+    log["events"] = [
+        {**row, "event": "settled", "properties": json.dumps({"margin": row["revenue"]})} for row in log["events"]
+    ]
+    rules = "kind: mean, event: settled, value: margin, winsorize: 0.95"
+    (spend,) = reported(tmp_path / "x", rules, write_log(**log)).metrics
+    cap = np.quantile(np.abs([one for one in margins if one]), 0.95)
+    assert spend.winsorized is not None
+    assert spend.winsorized.cap == pytest.approx(cap, rel=1e-9)
+    capped = np.clip(margins, -cap, cap)
+    assert spend.mean == pytest.approx({"control": capped[::2].mean(), "one_page": capped[1::2].mean()})
 
 
 def test_more_units_are_asked_for_only_where_they_would_help(tmp_path: Path, write_log: Write) -> None:
