@@ -39,6 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: Path | None = None
     key_guesses: Annotated[int, msgspec.Meta(ge=1)] = KEY_GUESSES
     """The unknown keys that an address may send at once, and one more every ten seconds, before it gets 429."""
+    tls_certificate: Path | None = None
+    """The chain of certificates (PEM) with which `serve` answers over TLS; needs `tls_key`."""
+    tls_key: Path | None = None
     dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
     logs: Literal["text", "json"] = "text"
@@ -51,6 +54,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The catalog, by its name in PyIceberg's configuration, whose tables have the copy (`lake.iceberg`)."""
     environment: str | None = None
     """The environment whose keys flags take from `environments`; read where the YAML is (`catalog.check.load`)."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of a server's address."""
+        return "http" if self.tls_certificate is None else "https"
 
     @property
     def spool(self) -> Path:

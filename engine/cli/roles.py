@@ -51,6 +51,8 @@ def up(
     from engine.up import run_engine, stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, host=host, port=port, workers=workers)
+    if settings.tls_certificate is not None:
+        raise BadInput("COUNTERPOINT_TLS_CERTIFICATE: `up` has no TLS; run `serve`, or a proxy before `up`")
     log_to_stderr()
     keep_files_private()
     stop = stop_on_signals()
@@ -75,7 +77,7 @@ def serve(
     """Serve decisions: one process, or --workers N of them."""
     from engine.catalog.archive import Archive
     from engine.catalog.watch import check_start
-    from engine.service.access.listener import adopt_listener, listen
+    from engine.service.access.listener import adopt_listener, check_certificate, listen
     from engine.service.auth import load_keys_from_settings
     from engine.service.server import serve_requests
     from engine.up import serve_many
@@ -90,9 +92,12 @@ def serve(
     # What is refused is reported before the address is announced.
     check_start(settings.experiments, Archive(settings.plans))
     load_keys_from_settings(settings)
+    check_certificate(settings.tls_certificate, settings.tls_key)
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
-        print_error(f"Decisions at http://{settings.host}:{port}, {_access(settings)}. Data: {settings.data}.")
+        print_error(
+            f"Decisions at {settings.scheme}://{settings.host}:{port}, {_access(settings)}. Data: {settings.data}."
+        )
         if settings.workers > 1:
             serve_many(settings, listener)
         else:

@@ -57,6 +57,8 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=STOP_SECONDS,
         backlog=BACKLOG,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # An event loop of uvloop 0.23 (libuv 1.52) accepts one connection per turn and listening socket. Under load a

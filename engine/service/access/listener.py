@@ -2,6 +2,8 @@
 
 import os
 import socket
+import ssl
+from pathlib import Path
 
 from engine.errors import BadInput
 
@@ -27,6 +29,24 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setblocking(False)
     listener.set_inheritable(True)
     return listener
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Check a server's certificate and key before it listens.
+
+    Raises:
+        BadInput: if one is given without the other, cannot be read, or is not of the other.
+    """
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise BadInput("COUNTERPOINT_TLS_CERTIFICATE and COUNTERPOINT_TLS_KEY: set both, or neither")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:  # `ssl.SSLError` is one
+        raise BadInput(
+            f"COUNTERPOINT_TLS_CERTIFICATE {certificate}: {error.strerror or error}; name the chain and its key in PEM"
+        ) from error
 
 
 def adopt_listener(fd: int) -> socket.socket:
