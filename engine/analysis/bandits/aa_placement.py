@@ -1,4 +1,4 @@
-"""A/A test of a placement's log: values of offers in two random halves of the customers, which differ by chance alone.
+"""A/A test of a placement's log: compares offers' values in two random halves of the customers.
 
 The log is adaptive, its customers return, and its policies mix; all of that stays as it is in each half. A half is a
 random set of customers, so an offer is worth the same in both. The intervals of the report are wrong if they say

@@ -21,7 +21,7 @@ ALL_CHANNELS = "(all)"
 
 
 class AllocationHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """The decisions of a placement that a policy made, in spans of `step` seconds that begin at `times`.
+    """A placement's decisions by policies, in spans of `step` seconds that begin at `times`.
 
     `chosen` has, by channel and offer, the decisions of each span; the channel `(all)` adds them up.
     """

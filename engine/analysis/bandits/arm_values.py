@@ -69,7 +69,7 @@ class ArmScores:
         return int(np.count_nonzero(self.taken))
 
     def select(self, chosen: Flags) -> ArmScores:
-        """The scores in the rows that are `chosen` (m,), weighted as before."""
+        """The scores in the `chosen` rows (m,), with the same weights."""
         return ArmScores(
             rows=self.rows[chosen],
             scores=self.scores[chosen],
@@ -82,12 +82,12 @@ class ArmScores:
 
     @cached_property
     def mean(self) -> ClusteredMean:
-        """The value, by customer; needs a row with weight."""
+        """The value, clustered by customer; needs a row with weight."""
         return ClusteredMean.of_rows(self.scores, self.weights, self.customer, self.customers)
 
     @cached_property
     def refusal(self) -> NotEstimable | None:
-        """The reason why the value cannot be estimated, if there is one."""
+        """The reason why the value cannot be estimated; None if it can."""
         if self.shown < FEWEST_SHOWN:
             return NotEstimable(f"it was shown {self.shown} times; {FEWEST_SHOWN} are needed")
         quarter = np.arange(len(self.rows)) * 4 // len(self.rows)
@@ -112,7 +112,7 @@ class ArmScores:
         return None
 
     def value(self, alpha: float) -> Effect | NotEstimable:
-        """The expected reward if the offer were shown in all these rows."""
+        """The expected reward of showing the offer in all these rows."""
         return self.refusal or self.mean.effect(alpha)
 
 
@@ -173,7 +173,7 @@ def weigh_policies(taken: Flags, propensity: Floats, policy: Ints) -> Floats:
 
 
 def even_out_time(weights: Floats) -> Floats:
-    """The weights (m,) scaled so that each twentieth of the rows, in which some weight is not 0, adds up to its rows.
+    """The weights (m,), rescaled so that each twentieth of the rows has a total weight equal to its rows.
 
     Where the share of the policies changes and rewards drift, the times of one policy would count for more otherwise.
     """
@@ -183,7 +183,7 @@ def even_out_time(weights: Floats) -> Floats:
 
 
 def contrast_arms(one: ArmScores, other: ArmScores, alpha: float) -> Effect | NotEstimable:
-    """The value of `one` minus that of `other`, in the rows in which both could be chosen."""
+    """The value of `one` minus that of `other`, in rows in which both were candidates."""
     if not np.array_equal(one.rows, other.rows):
         both = np.intersect1d(one.rows, other.rows, assume_unique=True)
         one, other = (arm.select(np.isin(arm.rows, both, assume_unique=True)) for arm in (one, other))
@@ -194,14 +194,14 @@ def contrast_arms(one: ArmScores, other: ArmScores, alpha: float) -> Effect | No
 
 
 def contrast_customers(arm: ArmScores, chosen: Flags, alpha: float) -> Effect | NotEstimable:
-    """The value of an offer for the customers (customers,) that are `chosen`, minus that for all others."""
+    """The value of an offer for the `chosen` customers (customers,), minus its value for all others."""
     own = chosen[arm.customer]
     one, other = arm.select(own), arm.select(~own)
     return one.refusal or other.refusal or (one.mean - other.mean).effect(alpha)
 
 
 def trend_p_value(arm: ArmScores) -> float | None:
-    """The p-value of the hypothesis that an offer's reward has no linear trend over the log; None if not estimable.
+    """The p-value of no linear trend of an offer's reward over the log; None if it cannot be estimated.
 
     The slope of the weighted regression of its scores on their rank in time, with errors by customer.
     """

@@ -1,4 +1,4 @@
-"""Values of creatives: by offer, channel and segment, what a showing of the offer earns with one of its creatives.
+"""Values of creatives: the reward of an offer's showing with each of its creatives, by offer, channel and segment.
 
 Within a cell the offer is shown, and its creative was drawn with a logged probability. A creative's value is the mean
 reward of these showings if all had it, by AIPW over the draw of the creative alone (`arm_values`): unbiased whatever
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CreativeValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One creative of an offer on a channel, in a segment where the report is split by one.
+    """One creative of an offer on a channel, in a segment if the report is split by segment.
 
     `against_first` is its value less that of the first creative of the cell by name; None of that one itself.
     """

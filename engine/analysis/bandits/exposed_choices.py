@@ -81,7 +81,7 @@ class CreativeChoices:
 
 @dataclass(frozen=True)
 class ExposedChoices:
-    """The n exposed choices of a placement's policies, in the order of time; of a list each item is one."""
+    """The n exposed choices of a placement's policies in time order; each item of a list is one."""
 
     policies: tuple[str, ...]
     """Without the snapshot's version."""
@@ -134,7 +134,7 @@ def read_exposed_choices(
     ripe: bool = True,
     split: ReportSplit | None = None,
 ) -> tuple[ExposedChoices | None, Unsettled]:
-    """The exposed choices of a placement's policies whose reward has settled, None where there are none; the others.
+    """The exposed choices with settled rewards, None if there are none; also the number of the others.
 
     The latest reward of a decision counts. With `as_of` only decisions, exposures and rewards until then count.
     `window`, `ripe` and `split` are those of `policy_report`.
@@ -190,7 +190,7 @@ def _read_creatives(source: DuckDB) -> CreativeChoices | None:
 
 
 def _split_choices(source: DuckDB, folder: Path, rows: ir.Table, split: ReportSplit | None) -> ir.Table:
-    """The rows with the value of the segment that the report is split by."""
+    """The rows with the value of the segment by which the report is split."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     if split is None:
@@ -216,7 +216,7 @@ def _keep_choices(
     ripe: bool,
     split: ReportSplit | None,
 ) -> Unsettled:
-    """Keeps the settled choices with their rewards in a temporary table."""
+    """Stores the settled choices with their rewards in a temporary table."""
     tables = [read_log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
     if as_of is not None:
         moment = int(as_of.timestamp() * SECOND)

@@ -38,7 +38,7 @@ MOST_CONTRASTED = 20
 
 
 class NothingExposed(BadInput):
-    """The log has no exposed decision of a policy of the placement."""
+    """The error of a log without exposed decisions of the placement's policies."""
 
 
 class RewardRate(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class PeriodValue(msgspec.Struct, frozen=True):
 
 
 class OfferRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The rewards of one offer of the placement.
+    """The rewards of one offer at the placement.
 
     `value` is the expected reward of showing it whenever it is a candidate, by AIPW: the mean over the time of the
     log. `naive_mean` is the plain mean of its rewards, which is biased because a policy shows an offer more often
@@ -85,7 +85,7 @@ class OfferRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PositionRow(msgspec.Struct, frozen=True):
-    """The exposures and rewards of one position of a list, from 1, of all of its policies."""
+    """The exposures and rewards of one list position, counted from 1, over all policies."""
 
     position: int
     exposures: int
@@ -102,7 +102,7 @@ class OfferContrast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """Describes what the values assume about time, and whether the log contradicts that they hold for later."""
+    """The assumption of the values about time, and whether the log contradicts it."""
 
     statement: str
     p: float | None
@@ -200,7 +200,7 @@ def is_uniform(policy: str) -> bool:
 
 
 def _mean_reward(log: ExposedChoices, policy: int) -> ClusteredMean:
-    """The mean reward per exposure of a policy."""
+    """A policy's mean reward per exposure."""
     own = log.policy == policy
     return ClusteredMean.of_rows(log.reward[own], np.ones(int(own.sum())), log.customer[own], log.customers)
 
@@ -225,7 +225,7 @@ def _reward_rate(rewards: Floats, mean: ClusteredMean, alpha: float) -> RewardRa
 
 
 def _against_uniform(means: Mapping[str, ClusteredMean], alpha: float) -> dict[str, Effect | NotEstimable]:
-    """Each policy's mean reward less that of the uniform slice; a customer may have decisions of both."""
+    """Each policy's mean reward minus that of the uniform slice; a customer may have decisions of both."""
     uniform = next((mean for name, mean in means.items() if is_uniform(name)), None)
     result: dict[str, Effect | NotEstimable] = {}
     for name, mean in means.items():
@@ -271,7 +271,7 @@ def _score_offer(log: ExposedChoices, offer: int) -> ArmScores:
 
 
 def _offer_rows(log: ExposedChoices, arms: Mapping[str, ArmScores], alpha: float) -> list[OfferRow]:
-    """A row for each offer, with its value as a whole and in each period."""
+    """A row per offer, with its value overall and in each period."""
     trends = {name: trend_p_value(arm) for name, arm in arms.items()}
     tested = [name for name, p in trends.items() if p is not None]
     adjusted = dict(zip(tested, holm([p for p in trends.values() if p is not None]), strict=True))
@@ -314,7 +314,7 @@ def _contrasts(arms: Mapping[str, ArmScores], alpha: float) -> list[OfferContras
 
 
 def _describe_drift(log: ExposedChoices, rows: Sequence[OfferRow], alpha: float) -> Drift:
-    """Describes the period of the means, and which offers' rewards changed meanwhile."""
+    """Describes the period of the means, and the offers whose rewards changed during it."""
     first, last = (_format_time(float(log.time[at]) / SECOND)[:16].replace("T", " ") for at in (0, -1))
     known = [row.trend_p for row in rows if row.trend_p is not None]
     drifting = [row.offer for row in rows if row.trend_p is not None and row.trend_p < alpha]

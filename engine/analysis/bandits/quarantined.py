@@ -1,4 +1,4 @@
-"""Rewards that the learner could not use: they are in no rate of a placement's report, which shows their number."""
+"""Counts rewards that the learner could not use: a placement's report shows their number, and no rate includes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEARNER = "learner"
 
 
 def count_quarantined_rewards(folder: Path, placement: str, as_of: datetime | None) -> dict[str, int]:
-    """The number of quarantined rewards by reason: of the placement's decisions, and of decisions that nobody knows.
+    """The number of quarantined rewards by reason, of the placement's decisions and of unknown ones.
 
     Raises:
         BadInput: if the folder is not a log's.
@@ -54,7 +54,7 @@ def count_quarantined_rewards(folder: Path, placement: str, as_of: datetime | No
 
 
 def describe_quarantined_rewards(found: Mapping[str, int]) -> str:
-    """A sentence for the report; empty without any."""
+    """A sentence for the report; empty if there are no such rewards."""
     if not found:
         return ""
     parts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.items()))
@@ -62,7 +62,7 @@ def describe_quarantined_rewards(found: Mapping[str, int]) -> str:
 
 
 def _decision_of(body: bytes) -> str | None:
-    """The decision that a quarantined event names; None for another record, or one that cannot be read."""
+    """The decision that a quarantined event names; None for another or unreadable record."""
     try:
         record = decode(body)
     except (msgspec.MsgspecError, ValueError):

@@ -1,4 +1,4 @@
-"""Exposures of a placement whose reward may still arrive: they are left out of its rates.
+"""Leaves exposures out of a placement's rates while their reward may still arrive.
 
 The learner logs a reward when it comes, and a zero once the reward's window is over. Counted as zeros before, exposures
 of the last days pull every rate down; leaving out only those without a reward yet would push it up. So all exposures
@@ -71,7 +71,7 @@ def _span_text(hours: float) -> str:
 def leave_out_unsettled(
     source: DuckDB, rows: ir.Table, earned: ir.Table, window: float | None = None
 ) -> tuple[ir.Table, Unsettled]:
-    """The rows whose window is over by the last record of the log, and what was left out.
+    """The rows whose window is over at the log's last record, and a summary of the others.
 
     Args:
         source: the engine of the log.
@@ -112,14 +112,14 @@ def leave_out_unsettled(
 
 
 def count_unsettled(source: DuckDB, rows: ir.Table) -> tuple[ir.Table, Unsettled]:
-    """All rows, and how many of them have no reward yet, which count as zero."""
+    """All rows, and the number of those without a reward yet, which count as zero."""
     total, missing = source.rows(rows.aggregate(n=rows.count(), missing=rows["reward"].isnull().sum()))[0]
     waiting = int(missing or 0)
     return rows, Unsettled(exposures=waiting, share=waiting / max(int(total or 0), 1), counted=True)
 
 
 def _find_window(zeros: Cell, others: Cell, window: float | None, age: int) -> tuple[int | None, KnownBy | None]:
-    """The window of a reward in microseconds, and how it is known.
+    """The window of a reward in microseconds, and its source.
 
     Args:
         zeros: the delay until which nearly all zeros came.

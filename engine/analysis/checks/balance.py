@@ -1,4 +1,4 @@
-"""Balance before the exposure: whether the variants' covariates differ more than a random split makes them.
+"""Tests balance before the exposure: whether covariates differ between variants by more than chance.
 
 A covariate is from before the exposure, so no variant can have changed it. If it differs, the split is not random, or
 the covariate is not from before: its effect would be taken out of the metric's. So it is with the units that lack a
@@ -73,7 +73,7 @@ def check_balance(measures: Sequence[Measure], evidence: Evidence, inference: In
 def _missing(
     measure: Measure, indicator: Term, evidence: Evidence, *, is_repeated: bool
 ) -> list[tuple[Measure, str, str, dict[str, float], float]]:
-    """The share of units that lack a covariate in control and each variant, exact where few or nearly all lack it.
+    """The share of units without a covariate in control and each variant, tested exactly for extreme shares.
 
     Of units with several rows the share of rows is compared as any other covariate, by unit.
     """
@@ -92,14 +92,14 @@ def _missing(
 
 
 def _covariate_name(term: Term) -> str:
-    """The column of a covariate, or what is missing of it, without the endings of the unit frame."""
+    """The name of a covariate or of its missing-value indicator, without the suffixes of the unit frame."""
     if is_indicator(term):
         return f"{term.num.partition(MISSING_VALUE)[0]}{LACKING}"
     return next((term.num.partition(end)[0] for end in (IMPUTED, WITH, *OWN_ENDINGS) if end in term.num), str(term))
 
 
 def _alone(measure: Measure, index: int, evidence: Evidence) -> tuple[Measure, dict[str, Group]]:
-    """A covariate as a measure of its own, and its moments by variant."""
+    """A covariate as a measure, with its moments by variant."""
     term = measure.covariates[index]
     start = len(measure.y.columns) + sum(len(other.columns) for other in measure.covariates[:index])
     at = list(range(start, start + len(term.columns)))
@@ -114,7 +114,7 @@ def _alone(measure: Measure, index: int, evidence: Evidence) -> tuple[Measure, d
 
 
 def flag_imbalance(found: Sequence[Balance]) -> list[str]:
-    """The covariates that differ, a sentence each."""
+    """A sentence for each covariate that differs."""
     return [
         f"before the exposure {row.variant} differs from control in {row.metric}{_lacking(row)}: "
         f"{', '.join(f'{name} {mean:.4g}' for name, mean in row.mean.items())} (p = {row.p:.2g}); "

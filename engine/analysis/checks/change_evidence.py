@@ -1,4 +1,4 @@
-"""The effect of a change on the people who were exposed already, from the log: who drops out, and its cost.
+"""The effect of a plan change on customers who were already exposed, from the log: who drops out, and its cost.
 
 Every exposed unit's last exposed decision is decided again, from its trace, by both plans at one time. Who has a
 variant by the running plan and none by the new one is dropped; who has another one is moved: neither can be compared
@@ -67,7 +67,7 @@ class ChangeEvidence(msgspec.Struct, frozen=True, kw_only=True):
 def measure_change(
     before: Plan, after: Plan, keys: Mapping[str, NamesRead], log_dir: Path, now: float
 ) -> list[ChangeEvidence]:
-    """The evidence on each of these experiments or flags that both plans have and the log has exposures of.
+    """The evidence on each experiment or flag that both plans have and that has exposures in the log.
 
     Args:
         before: the running plan, with the positions of its ramps.
@@ -101,7 +101,7 @@ def measure_change(
 
 
 def _exposed_decisions(source: DuckDB, log_dir: Path, key: str, now: float) -> ir.Table:
-    """The last exposed and randomized decision of each customer, by the experiment or a rule of the flag."""
+    """Each customer's last exposed and randomized decision of the experiment or a rule of the flag."""
     decided = read_log_table(source, log_dir, "decisions")
     own = (decided["key"] == key) | decided["key"].startswith(f"{key}{RULE}")
     decided = decided.filter(
@@ -119,7 +119,7 @@ def _count_exposed(source: DuckDB, log_dir: Path, key: str, now: float) -> int:
 
 
 def _traces(source: DuckDB, log_dir: Path, key: str, now: float) -> Iterable[Trace]:
-    """Yield the traces of the exposed decisions, of at most `MOST_UNITS` customers in the order of their hashes."""
+    """Yield the traces of exposed decisions of at most `MOST_UNITS` customers, in the order of their hashes."""
     exposed = _exposed_decisions(source, log_dir, key, now)
     chosen = exposed.order_by(exposed["customer"].hash()).limit(MOST_UNITS).select("decision_id")
     wanted = source.keep(f"exposed to {key}", chosen)
@@ -140,7 +140,7 @@ def _measure(
     requests: Sequence[Trace],
     now: float,
 ) -> ChangeEvidence:
-    """The evidence without its days."""
+    """The evidence without the number of days."""
     had = dropped = moved = 0
     for trace in traced:
         old, new = _given(before, key, trace, now), _given(after, key, trace, now)
@@ -165,7 +165,7 @@ def _measure(
 
 
 def _not_counted(key: str, exposed: int, untraced: list[str]) -> ChangeEvidence:
-    """The evidence where the log cannot say how the new plan decides."""
+    """The evidence if the log cannot show how the new plan decides."""
     text = (
         f"the log's traces do not have {', '.join(untraced)}, which the new plan reads, so nobody can be counted; "
         "they have it some days after a segment of the running plan reads it"
@@ -176,7 +176,7 @@ def _not_counted(key: str, exposed: int, untraced: list[str]) -> ChangeEvidence:
 
 
 def _with_lacking(one: ChangeEvidence, names: frozenset[str], traced: Sequence[Trace]) -> ChangeEvidence:
-    """The evidence with how many people count as without a trait, which only some traces have."""
+    """The evidence with the number of customers whose trace lacks a trait that others have."""
     lacking = dict.fromkeys(sorted(names), 0)
     for trace in traced if names else ():
         for name in names - traced_among(names, trace):
@@ -190,7 +190,7 @@ def _with_lacking(one: ChangeEvidence, names: frozenset[str], traced: Sequence[T
 
 
 def _given(plan: Plan, key: str, trace: Trace, now: float) -> tuple[str, object] | None:
-    """The variant, and the rule, that a plan gives the customer of a request; None where it gives none."""
+    """The variant and rule that a plan gives the customer of a request; None if it gives none."""
     if key not in plan.experiments or trace.request.channel not in plan.channels:
         return None
     request = msgspec.structs.replace(trace.request, experiments=[key], placements=[])
@@ -201,7 +201,7 @@ def _given(plan: Plan, key: str, trace: Trace, now: float) -> tuple[str, object]
 
 
 def _with_days(before: Plan, one: ChangeEvidence, log_dir: Path) -> ChangeEvidence:
-    """The evidence with the days that it adds, and in words."""
+    """The evidence with the number of added days, and in words."""
     added, why = _days_added(before, one, log_dir)
     about = "about " if one.is_estimate else ""
     parts = [f"drops {about}{one.dropped:,} of {one.exposed:,} exposed people" if one.dropped else "drops nobody"]
@@ -216,7 +216,7 @@ def _with_days(before: Plan, one: ChangeEvidence, log_dir: Path) -> ChangeEviden
 
 
 def _days_added(before: Plan, one: ChangeEvidence, log_dir: Path) -> tuple[float | None, str]:
-    """The days that a change adds until a verdict, None with the reason where none can be computed.
+    """The days that a change adds until a verdict; None with the reason if they cannot be computed.
 
     With n units in d days, and D days left by the report, a verdict takes n (d + D) / d units. Of these k = n less the
     dropped and the moved stay, and n / d times the rate come each day.

@@ -31,7 +31,7 @@ MICROSECONDS_OF_THE_FUTURE = 2**62
 
 
 class FirstQuestion(NamedTuple):
-    """The question at the first exposure with its metrics; `plan` is the version, and `changes` what is other now."""
+    """The question at the first exposure and its metrics; `plan` is its version, `changes` lists the differences."""
 
     plan: str
     question: ExperimentQuestion

@@ -1,4 +1,4 @@
-"""Counts the events of a metric that a report does not count, by the reasons of `uncounted`."""
+"""Counts the events of a metric that a report leaves out, by the reasons of `uncounted`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _with_decisions(
 
 
 def _reasons(events: ir.Table, spec: MeasuredMetric) -> dict[str, ir.BooleanValue]:
-    """Which events of a metric each reason applies to."""
+    """The reasons for leaving events out, with the events of a metric that each applies to."""
     since, is_own = events["since"], events["owner"].notnull()
     is_member = since.notnull()
     passed = (is_own & (since < 0)).ifelse(0, since)

@@ -1,4 +1,4 @@
-"""The lights of an experiment: its checks as good, warning or bad, each with the sentence behind it."""
+"""The lights of an experiment: its checks as good, warning or bad, each with a sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tone = Literal["", "good", "bad", "warn", "muted"]
 
 
 class Light(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: its name, whether it is good, and the sentence behind it."""
+    """One check: its name, whether it is good, and a sentence that explains it."""
 
     name: str
     tone: Tone
@@ -22,7 +22,7 @@ class Light(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def state_of(spec: ExperimentSpec, now: float, *, is_paused: bool) -> str:
-    """Whether it runs now, by its file, its dates and the kill switch."""
+    """Whether the experiment runs now, by its file, its dates and the kill switch."""
     if spec.status != "running":
         return spec.status
     if is_paused:

@@ -1,4 +1,4 @@
-"""Units whose window of a metric is still open: how many are not counted yet, and when they will be.
+"""Units whose window of a metric is still open: their number, and the date on which they count.
 
 A unit exposed yesterday has had one of its seven days. Counted as it is, it pulls the mean down, and where customers of
 one variant act later than those of another, it looks like an effect. So a metric with a window counts a unit once the
@@ -45,7 +45,7 @@ class OpenWindows(msgspec.Struct, frozen=True, kw_only=True):
 def count_open_windows(
     source: DuckDB, members: ir.Table, specs: Sequence[MeasuredMetric], as_of: int
 ) -> dict[str, OpenWindows]:
-    """The open windows by metric; none for a metric without a window, or once all windows are over.
+    """The open windows by metric; empty for a metric without a window, or once all windows are over.
 
     Args:
         source: the engine of the log.
@@ -90,7 +90,7 @@ def count_open_windows(
 
 
 def refuse_open_windows(found: Mapping[str, OpenWindows], control: str) -> dict[str, NotEstimable]:
-    """The metrics for which control or all others have no two customers whose window is over, with the first date."""
+    """The metrics with fewer than two closed windows in control or in every variant, with the first date."""
     return {
         name: NotEstimable(
             f"the {_format_days(part.days)} of nearly all customers are not over yet, the first on {part.next[:10]}",
@@ -106,7 +106,7 @@ def refuse_open_windows(found: Mapping[str, OpenWindows], control: str) -> dict[
 
 
 def describe_open_windows(found: Mapping[str, OpenWindows]) -> list[str]:
-    """Describes what is not counted yet and when it will be, a sentence for the metrics that share a window."""
+    """A sentence, for metrics that share a window, about the units that do not count yet."""
     texts: dict[str, list[str]] = {}
     for name, part in found.items():
         waiting = sum(part.customers.values())
@@ -126,5 +126,5 @@ def _iso_date(moment: int) -> str:
 
 
 def _format_days(days: float) -> str:
-    """A span as text: in days, or in hours below one."""
+    """A span as text, in days, or in hours below one day."""
     return f"{days:g} days" if days >= 1 else f"{days * 24:.3g} hours"

@@ -1,4 +1,4 @@
-"""The period of a report, and the steps of its ramp with the coverage that each had.
+"""The period of a report, and its ramp steps with the coverage of each.
 
 A ramp by dates is in the plan. One that holds itself moved when its report allowed: its moves are events `ramp_moved`
 in the log, from which the coverage of every moment follows, also after it was stopped and resumed.
@@ -41,7 +41,7 @@ class ReportPeriod(NamedTuple):
 
 
 def find_period(source: DuckDB, units: ir.Table, as_of: int) -> ReportPeriod:
-    """The period from the first exposure to the report, or to the last exposure if that is over a day older."""
+    """The period from the first exposure to the report, or to the last exposure if that is over a day earlier."""
     first, last = source.rows(units.aggregate(first=units["first"].min(), last=units["first"].max()))[0]
     if first is None or last is None:
         return ReportPeriod(0, 0, 0)
@@ -51,7 +51,7 @@ def find_period(source: DuckDB, units: ir.Table, as_of: int) -> ReportPeriod:
 def with_ramp_history(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: datetime | None
 ) -> ExperimentQuestion:
-    """The question with the coverage of a ramp that holds itself from each of its moves on, and why it stopped."""
+    """The question with a guarded ramp's coverage after each of its moves, and the reason why it stopped."""
     if not question.held_steps:
         return question
     events = read_log_table(source, log_dir, "events")
@@ -80,12 +80,12 @@ def with_ramp_history(
 
 
 def _step_up_to(steps: tuple[float, ...], coverage: float) -> float:
-    """The last step up to a coverage, as the plan has it; at least the first."""
+    """The last ramp step of the plan up to a coverage; at least the first."""
     return max((step for step in steps if step <= coverage), default=steps[0])
 
 
 def share_let_in(source: DuckDB, decisions: ir.Table, question: ExperimentQuestion) -> float:
-    """The share of the eligible units of the report that were let in: the coverage, of a ramp that of its steps.
+    """The admitted share of the report's eligible units: the coverage, or an estimate over ramp steps.
 
     A unit that comes again is let in by the largest step that it met, so its chance was the coverage at its last visit,
     c. Its inverse estimates the number of eligible units without bias (Horvitz and Thompson, 1952): the share is the
@@ -108,7 +108,7 @@ def share_let_in(source: DuckDB, decisions: ir.Table, question: ExperimentQuesti
 def describe_ramp(
     source: DuckDB, units: ir.Table, question: ExperimentQuestion, period: ReportPeriod
 ) -> list[RampPeriod]:
-    """The steps of the ramp in the period of the report, each with the units that came in it; none without a ramp."""
+    """The ramp steps in the report's period, each with its new units; empty without a ramp."""
     begin, end = period.first / SECOND, period.end / SECOND
     edges = [*question.ramp, (float("inf"), 0.0)]
     steps = [(max(at, begin), min(until, end), share) for (at, share), (until, _) in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The units of a group-sequential experiment's last planned look: later ones count at the next look, or never.
+"""The units of a group-sequential experiment's last planned look; later units count at the next look, or never.
 
 The boundaries of Lan and DeMets hold at the planned looks alone, and spend all of alpha up to the last. Read daily,
 also between the looks, they raise a false alarm in 6 % of experiments without an effect; read on and on after the last,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class PlannedLook(NamedTuple):
-    """A planned look that is due: its number, the first exposure of its last unit (microseconds), later units."""
+    """A due planned look: its number, the first exposure of its last unit (µs), and the number of later units."""
 
     number: int
     last: int
@@ -42,7 +42,7 @@ class PlannedLook(NamedTuple):
 def find_planned_looks(
     source: DuckDB, units: ir.Table, question: ExperimentQuestion, specs: Sequence[MeasuredMetric], as_of: int
 ) -> dict[str, PlannedLook]:
-    """The last look that is due, by metric; none before the first, and none with another method.
+    """The last due look by metric; empty before the first look and for other methods.
 
     Args:
         source: the engine that holds `units`.
@@ -83,7 +83,7 @@ def find_planned_looks(
 def _find_look(
     source: DuckDB, counted: ir.Table, control: int, step: float, inference: Inference
 ) -> PlannedLook | None:
-    """The last due look from the units so far, `n0, n1, …` by variant at each moment `first`."""
+    """The last due look, given the units so far, `n0, n1, …` by variant, at each moment `first`."""
     names = [column for column in counted.columns if column != "first"]
     pairs = [counted[names[control]] + counted[name] for at, name in enumerate(names) if at != control]
     fewest = pairs[0]
@@ -103,7 +103,7 @@ def _find_look(
 
 
 def flag_planned_looks(found: Mapping[str, PlannedLook], inference: Inference) -> list[str]:
-    """Describes the units that the looks leave out, a sentence for the metrics that share a look."""
+    """A sentence, for metrics that share a look, about the units that the look leaves out."""
     texts: dict[str, list[str]] = {}
     for name, look in found.items():
         if not look.later:
@@ -119,7 +119,7 @@ def flag_planned_looks(found: Mapping[str, PlannedLook], inference: Inference) -
 
 
 def refuse_overrun(evidence: Evidence, inference: Inference) -> dict[str, NotEstimable]:
-    """The metrics of a table that have units beyond the last planned look, at which no error is left to spend."""
+    """The metrics of a table with units beyond the last planned look, which spent all of the error."""
     if inference.method != "group_sequential":
         return {}
     most = inference.planned * (1 + OVERRUN / inference.looks)

@@ -1,4 +1,4 @@
-"""Splits units at random, where no effect exists, and reports each split: how often the report is wrong.
+"""Splits units at random, so that no effect exists, and counts how often the report finds one.
 
 A run draws a side for each unit, control with the probability `share`, and the look at which it arrives. Every look is
 reported by the report's own `compare`, with its rules for small arms and few outcomes. An interval that holds at every
@@ -44,7 +44,7 @@ _UNBOUNDED = "control's mean is too near zero for a relative effect"
 
 
 class Splits(NamedTuple):
-    """The random splits of one check: their number, seed and method, control's share of units, the looks of each."""
+    """The random splits of one check: their number, seed, method, control's share, and looks per split."""
 
     runs: int
     seed: int
@@ -53,7 +53,7 @@ class Splits(NamedTuple):
     looks: int = 1
 
     def of_units(self, units: int) -> Splits:
-        """The splits with all units as the plan of a group-sequential experiment."""
+        """The splits, for a group-sequential experiment whose planned units are all units."""
         if self.inference.method != "group_sequential":
             return self
         planned = msgspec.structs.replace(self.inference, planned=units, looks=min(self.looks, MOST_LOOKS))
@@ -107,14 +107,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether errors are as rare as they should be; a report without an estimate for few outcomes makes none."""
+        """Whether errors are at most as frequent as they should be; a report without an estimate makes none."""
         parts = (self.false_ships,) if self.method == "bayesian" else (self.false_positives, self.coverage)
         return all(part.ok if isinstance(part, Rate) else claims_nothing(part) for part in parts)
 
 
 @dataclass
 class Errors:
-    """The runs that have an estimate, absolute and relative, and those that are wrong at any look."""
+    """The runs with an estimate, absolute and relative, and those that are wrong at any look."""
 
     runs: int = 0
     made: int = 0
@@ -125,7 +125,7 @@ class Errors:
     reasons: list[NotEstimable] = field(default_factory=list)
 
     def add(self, looks: Sequence[tuple[Effect | NotEstimable, Effect | NotEstimable, bool]]) -> None:
-        """Counts a run: both effects of each look, and whether the variant is called better."""
+        """Counts a run: both effects at each look, and whether the variant was called better."""
         absolute = [effect for effect, _, _ in looks if isinstance(effect, Effect)]
         relative = [effect for _, effect, _ in looks if isinstance(effect, Effect)]
         self.runs += 1
@@ -238,7 +238,7 @@ def _rates(errors: Errors, measure: Measure, units: int, splits: Splits) -> Chec
 
 
 def summarize_errors(errors: Errors, name: str, units: int, splits: Splits, *, loose: bool) -> Check:
-    """The rates over the runs that have an estimate; `loose` accepts fewer errors than the level."""
+    """The rates over runs with an estimate; `loose` accepts fewer errors than the level."""
     alpha = splits.inference.alpha
     if errors.made < LEAST_ESTIMATED * errors.runs:
         refused = refuse_check(name, splits, units, errors.reasons[0])
@@ -271,7 +271,7 @@ def _moments(sums: Floats, centre: Floats, k: int) -> Moments:
 
 
 def rate(errors: int, runs: int, nominal: float, *, loose: bool) -> Rate:
-    """The share of runs that are wrong, with its interval (Wilson 1927); `loose` accepts less than the nominal."""
+    """The share of wrong runs with its interval (Wilson 1927); `loose` accepts less than the nominal."""
     z, share = normal_quantile(0.975), errors / runs
     middle = (share + z * z / (2 * runs)) / (1 + z * z / runs)
     reach = z / (1 + z * z / runs) * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs**2))

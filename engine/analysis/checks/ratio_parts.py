@@ -1,4 +1,4 @@
-"""A ratio's numerator and denominator, each per unit: a ratio falls as well where its denominator rose.
+"""A ratio's numerator and denominator, each per unit: a ratio also falls when its denominator rises.
 
 Orders per session fall by 29 % where orders rise by 19 % and sessions by 67 %. Which of them moved, the ratio does not
 tell; so the report has the effect on each beside it, by the same method.
@@ -29,7 +29,7 @@ PARTS = ("numerator", "denominator")
 def add_ratio_parts(
     rows: Sequence[MetricReport], measures: Mapping[str, Measure], evidence: Evidence, inference: Inference
 ) -> list[MetricReport]:
-    """The rows, those of ratios with the relative effects on their numerator and denominator per unit."""
+    """The rows, in which ratios have the relative effects on numerator and denominator per unit."""
     return [
         msgspec.structs.replace(row, parts=_parts(row, measures[row.metric], evidence, inference))
         if row.metric in measures and measures[row.metric].rules.has_denominator and isinstance(row.absolute, Effect)
@@ -57,7 +57,7 @@ def _parts(
 
 
 def _part(whole: Moments, measure: Measure, at: int) -> Moments:
-    """The moments of the numerator or the denominator; a numerator may be centred by its offset times the latter."""
+    """The moments of numerator or denominator; a numerator may be centred by its offset times the denominator."""
     direction = np.zeros(len(whole.mean))
     direction[at] = 1.0
     if at == 0:
@@ -66,13 +66,13 @@ def _part(whole: Moments, measure: Measure, at: int) -> Moments:
 
 
 def parts_text(row: MetricReport) -> str:
-    """Describes the effects on a ratio's numerator and denominator; empty where there is nothing to report."""
+    """Describes the effects on a ratio's numerator and denominator; empty if there is nothing to report."""
     shown = [f"{name} {_percents(effect)}" for name in PARTS if isinstance(effect := row.parts.get(name), Effect)]
     return f"per unit, its {' and its '.join(shown)}" if len(shown) == len(PARTS) else ""
 
 
 def moved_denominator(row: MetricReport) -> str:
-    """Describes the parts as `parts_text` does, only where the denominator changed significantly."""
+    """Describes the parts as `parts_text` does, but only if the denominator changed significantly."""
     below = row.parts.get("denominator")
     moved = isinstance(below, Effect) and not below.low <= 0 <= below.high
     return f". Its denominator moved: {parts_text(row)}" if moved and parts_text(row) else ""

@@ -1,4 +1,4 @@
-"""Flags that the code could do without: the log has one value of them for 90 days, or nobody asks for them any more."""
+"""Finds flags that the code can drop: the log has one value for 90 days, or no decisions on the flag any more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORCED = "forced"
 
 
 class StaleFlag(msgspec.Struct, frozen=True, kw_only=True):
-    """A flag that gave one value since a day (RFC 3339), or was last asked for on it; `text` says so with a remedy.
+    """A flag with one value since a day (RFC 3339), or last decided on that day; `text` adds the remedy.
 
     `variant` is None where nobody asks for it any more, or where it gave no variant.
     """
@@ -40,7 +40,7 @@ class StaleFlag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """When the log first and last has a value, s since 1970, and one of the variants that have it."""
+    """The first and last time of a value in the log (s since 1970), and a variant that has it."""
 
     first: float
     last: float
@@ -48,7 +48,7 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 def find_stale_flags(flags: Mapping[str, ExperimentSpec], log_dir: Path, now: float) -> list[StaleFlag]:
-    """The stale ones of these experiments and flags, by the log until `now` (s since 1970), in their order.
+    """The stale experiments and flags by the log until `now` (s since 1970), in their order.
 
     Values are compared, not variants: two variants with equal payloads give one value. Values of testers who are forced
     do not count, nor do those of experiments that are no flags.
@@ -92,13 +92,13 @@ def _read_values(log_dir: Path, now: float) -> list[tuple[str, str | None, float
 
 
 def _value(spec: ExperimentSpec, variant: str | None) -> bytes:
-    """The value of a variant, for comparisons; a variant that the file no longer has is a value of its own."""
+    """The value of a variant, for comparisons; a variant that the file no longer has is its own value."""
     payload = next((one.payload for one in spec.variants if one.key == variant), None)
     return msgspec.json.encode([None, variant] if not payload else [payload], order="sorted")
 
 
 def _judge(key: str, values: list[_Seen], now: float) -> StaleFlag | None:
-    """The flag if it is stale by the times of its values."""
+    """The flag if the times of its values make it stale; else None."""
     *others, current = sorted(values, key=lambda value: value.last)
     before = max((value.last for value in others), default=current.first)
     since, remedy = max(before, current.first), "take it out of the code, then delete its file"

@@ -1,4 +1,4 @@
-"""The decisions of the last days by experiment, flag, rule and placement: how many, seen by how many, and fallbacks."""
+"""Recent decisions by experiment, flag, rule and placement: their number, exposures and fallbacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAFFIC_DAYS = 7
 
 
 class KeyTraffic(msgspec.Struct, frozen=True, kw_only=True):
-    """The last `TRAFFIC_DAYS` days of one key: decisions, those that showed something, those exposed, and fallbacks.
+    """One key in the last `TRAFFIC_DAYS` days: decisions, those that showed something, exposures, and fallbacks.
 
     `days` is the part of these days in which the log has decisions of the key, at least one.
     """
@@ -34,12 +34,12 @@ class KeyTraffic(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def daily(self) -> float:
-        """Decisions a day."""
+        """Decisions per day."""
         return self.decisions / self.days
 
 
 def read_traffic(log_dir: Path, now: float) -> dict[str, KeyTraffic]:
-    """The traffic of each key in the log until `now` (s since 1970); a rule of a flag has a key of its own.
+    """The traffic of each key in the log until `now` (s since 1970); a flag's rule has its own key.
 
     Raises:
         BadInput: if the folder is no log.

@@ -1,4 +1,4 @@
-"""Events of a metric that a report does not count, or counts otherwise than they say, by reason.
+"""Events of a metric that a report leaves out, or counts differently, by reason.
 
 A conversion counts for the customer who made it, from the first exposure on and within the metric's window; one that
 names a decision of the experiment counts from that decision on. Others count nowhere. Many of them are a fault of the
@@ -41,7 +41,7 @@ REASONS: Mapping[str, str] = {
 
 
 def describe_uncounted_events(found: Mapping[str, UncountedEvents]) -> list[str]:
-    """A sentence for each metric."""
+    """A sentence for each metric about its uncounted events."""
     sentences = []
     for name, one in found.items():
         parts = [text.format(f"{count:,}") for reason, text in REASONS.items() if (count := getattr(one, reason))]

@@ -1,4 +1,4 @@
-"""Times of the log's tables: integers of microseconds since 1970, UTC, which need no time zone database to compare.
+"""Times in the log's tables: microseconds since 1970, UTC, as integers, so that comparing needs no time zones.
 
 A report of a table imports this module without the rest of the log.
 """

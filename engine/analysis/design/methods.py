@@ -56,7 +56,7 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def has_repeated_looks(self) -> bool:
-        """Whether reports may be read more than once before the end, so that the checks of the data must allow it."""
+        """Whether reports may be read several times before the end, which the data checks must then allow."""
         return self.method != "fixed"
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def decode_inference(options: Mapping[str, object]) -> Inference:
-    """The options given by name, the others at their defaults; None also means the default.
+    """The options given by name; a missing option or None means the default.
 
     `prior` is a `Prior` or its mean and standard deviation. `analyze_table(..., method="fixed", alpha=0.1)` passes its
     keyword arguments here.

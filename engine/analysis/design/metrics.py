@@ -26,7 +26,7 @@ _SPEC = re.compile(r"(?P<kind>per-row mean|\w+):(?P<body>[^|]+?)(?:\|(?P<covaria
 
 
 class Term(msgspec.Struct, frozen=True):
-    """A mean of `num` over units, or with `den` the ratio of the two sums (delta method); plus `offset`, a constant."""
+    """A mean of `num` over units, or with `den` a ratio of sums (delta method), plus the constant `offset`."""
 
     num: str
     den: str | None = None
@@ -34,7 +34,7 @@ class Term(msgspec.Struct, frozen=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it reads, numerator first."""
+        """The columns of the term, numerator first."""
         return (self.num,) if self.den is None else (self.num, self.den)
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Term(msgspec.Struct, frozen=True):
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """A metric over a unit frame: `y`, and the covariates from before the exposure that explain part of it.
+    """A metric over a unit frame: `y`, and covariates from before the exposure that explain part of it.
 
     `margin` is the relative loss that a guardrail tolerates (non-inferiority); `quantile` is set for that kind only.
     """
@@ -61,12 +61,12 @@ class Measure(msgspec.Struct, frozen=True):
 
     @property
     def rules(self) -> MetricKind:
-        """The rules of its kind."""
+        """The rules of the measure's kind."""
         return METRIC_KINDS[self.kind]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column it reads: those of `y`, then those of each covariate."""
+        """Every column of the measure: those of `y`, then those of each covariate."""
         return self.y.columns + tuple(column for term in self.covariates for column in term.columns)
 
 

@@ -1,4 +1,4 @@
-"""The power of an experiment before it runs, from what `metrics.yaml` says of its metric."""
+"""The power of an experiment before it runs, from its metric's entry in `metrics.yaml`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def planned_power(
     metric: MetricSpec, analysis: AnalysisSpec, shares: tuple[float, float], *, days: float, effect: float | None
 ) -> tuple[float | None, str]:
-    """The power after `days`, and what it rests on; None and the reason where a key is missing or no formula applies.
+    """The power after `days` and its assumptions; None and the reason if a key is missing or no formula applies.
 
     Args:
         metric: with its `baseline`, `daily_units`, `deviation` unless it is a share of customers, and `mde`.

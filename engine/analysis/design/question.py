@@ -16,7 +16,7 @@ from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
 
 class MeasuredStep(msgspec.Struct, frozen=True):
-    """A step of a funnel: an event whose properties meet the filter."""
+    """One step of a funnel: an event whose properties meet the filter."""
 
     event: str
     filter: dict[str, object] = {}
@@ -40,7 +40,7 @@ class MeasuredTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredExposures(msgspec.Struct, frozen=True, kw_only=True):
-    """A table outside the log of the exposures to an experiment, and its columns; `key` is the experiment's there."""
+    """A table outside the log with an experiment's exposures, its columns, and the experiment's `key` in it."""
 
     connection: SourceSpec
     table: str
@@ -111,29 +111,29 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rules(self) -> MetricKind:
-        """The rules of its kind."""
+        """The rules of the metric's kind."""
         return METRIC_KINDS[self.kind]
 
     @property
     def events(self) -> tuple[str, ...]:
-        """The events that it counts, each once; those of a ratio's denominator are not among them."""
+        """The events that the metric counts, each once, without those of a ratio's denominator."""
         if self.steps:
             return tuple(dict.fromkeys(step.event for step in self.steps))
         return (self.event,) if self.event else ()
 
     @property
     def span(self) -> float:
-        """The seconds after the first exposure at which a unit's value is complete; 0 if it never is."""
+        """The seconds after the first exposure until a unit's value is complete; 0 if it never is."""
         return self.delay + (self.window or 0.0)
 
     @property
     def needs_closed_window(self) -> bool:
-        """Whether a unit counts only once its window is over; a retention always does."""
+        """Whether a unit counts only once its window is over, as for any retention."""
         return bool(self.span) and (self.rules.needs_whole_window or self.ripe is not False)
 
 
 class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an experiment's file that the head of a report repeats. Dates are planned, in ISO 8601."""
+    """The facts of an experiment's file for the head of a report. Dates are planned, in ISO 8601."""
 
     title: str = ""
     hypothesis: str = ""
@@ -149,7 +149,7 @@ class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an experiment that its report depends on. `weights` are the variants' shares, by key."""
+    """An experiment as its report needs it. `weights` are the variants' shares, by key."""
 
     key: str
     control: str
@@ -179,17 +179,17 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_holdout(self) -> bool:
-        """Whether the question is that of a holdout, whose units count whether or not they saw anything."""
+        """Whether the question is about a holdout, whose units count with or without an exposure."""
         return bool(self.covers) or self.side_key is not None
 
     @property
     def logged_keys(self) -> tuple[str, ...]:
-        """The keys of the decisions that count."""
+        """The log keys of the decisions that count."""
         return self.covers if self.covers and self.side_key is None else (self.key,)
 
     @property
     def trait(self) -> str | None:
-        """The trait in a decision's context with the unit's id; None of customers and devices."""
+        """The trait with the unit's id in a decision's context; None for customers and devices."""
         return STORE_TRAIT if self.unit == STORE_TRAIT else self.unit_trait
 
     def coverage_at(self, time: float) -> float:

@@ -83,7 +83,7 @@ def _end_of_day(day: date, zone: str) -> float:
 
 
 def _build_holdout_question(plan: Plan, holdout: Holdout) -> ExperimentQuestion:
-    """The question about the total effect of all experiments that a holdout is kept out of."""
+    """The question about the total effect of all experiments that exclude a holdout."""
     spec = holdout.spec
     covered = [
         one
@@ -131,7 +131,7 @@ def _holdout_metrics(plan: Plan, holdout: Holdout, covered: Sequence[Experiment]
 
 
 def _describe(plan: Plan, experiment: Experiment) -> ExperimentDescription:
-    """The facts of the experiment's file for the head of its report."""
+    """The facts of the experiment's file, for the head of its report."""
     spec = experiment.spec
     return ExperimentDescription(
         title=spec.title or spec.key,
@@ -148,7 +148,7 @@ def _describe(plan: Plan, experiment: Experiment) -> ExperimentDescription:
 
 
 def _describe_conclusion(spec: ExperimentSpec) -> str:
-    """Describes how the experiment was decided, and what was learnt."""
+    """Describes the decision on an experiment, and what was learnt."""
     if spec.decided is None:
         return ""
     what = f"{spec.ship} was shipped" if spec.status == "shipped" else "it was stopped"
@@ -168,7 +168,7 @@ def _describe_conclusion(spec: ExperimentSpec) -> str:
 
 
 def _describe_design(design: Switchback, spec: SwitchbackSpec | None) -> str:
-    """A switchback's design, and what its effects rest on."""
+    """Describes a switchback's design, and the basis of its effects."""
     if spec is None:
         return ""
     washout = f"what was decided in the first {spec.washout} of each is left out" if spec.washout else "no washout"
@@ -182,7 +182,7 @@ def _describe_design(design: Switchback, spec: SwitchbackSpec | None) -> str:
 
 
 def _build_inference(spec: AnalysisSpec, stratum: str | None) -> Inference:
-    """The statistical options of an experiment's `analysis` section; `stratum` is that of one that names none."""
+    """The statistical options of an experiment's `analysis`; `stratum` is the default stratum."""
     return Inference(
         method=spec.method,
         alpha=spec.alpha,
@@ -200,7 +200,7 @@ def _build_inference(spec: AnalysisSpec, stratum: str | None) -> Inference:
 
 
 def _default_prior(spec: AnalysisSpec) -> Prior:
-    """Sceptical where the prior decides; flat where the posterior is only shown beside another method's interval."""
+    """A sceptical prior if the prior decides; a flat one if the posterior only accompanies another interval."""
     return SCEPTICAL if spec.method == "bayesian" else Prior()
 
 
@@ -232,7 +232,7 @@ def _measured_table(table: TableSpec, plan: Plan) -> MeasuredTable:
 
 
 def measured_metric(metric: CatalogMetric, plan: Plan) -> MeasuredMetric:
-    """A metric of the plan as the analysis computes it: kinds with defaults resolved, durations in seconds."""
+    """A plan's metric as the analysis computes it: defaults resolved, durations in seconds."""
     kind = METRIC_KINDS[metric.kind]
     return MeasuredMetric(
         name=metric.key,

@@ -1,4 +1,4 @@
-"""Seeds under which few units, such as stores, fall into variants that are alike before the experiment.
+"""Proposes seeds that split few units, such as stores, into variants that are alike before the experiment.
 
 Of many seeds the one is proposed whose variants differ least in the covariates: by the Hotelling-Lawley trace, which
 for two variants is the Mahalanobis distance of Morgan and Rubin 2012, "Rerandomization to improve covariate balance in
@@ -35,7 +35,7 @@ FEWEST = 4
 
 
 class CovariateBalance(msgspec.Struct, frozen=True, kw_only=True):
-    """The means of one covariate by variant, and the largest difference between two of them in standard deviations.
+    """One covariate's means by variant, and their largest difference in standard deviations.
 
     `usual` is the median of that difference over all seeds that were tried.
     """
@@ -47,7 +47,7 @@ class CovariateBalance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProposedSeed(msgspec.Struct, frozen=True, kw_only=True):
-    """The seed with the best balance of those tried, and its units by variant.
+    """The seed with the best balance of those tried, and the units of each variant.
 
     `now` is the largest difference of any covariate by the experiment's present seed.
     """
@@ -62,7 +62,7 @@ class ProposedSeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _CovariateTable(msgspec.Struct, frozen=True):
-    """The ids of the units, the names of their covariates, and the values (units, covariates) in their deviations."""
+    """The units' ids, their covariates' names, and standardized values (units, covariates)."""
 
     ids: list[str]
     names: list[str]
@@ -73,7 +73,7 @@ class _CovariateTable(msgspec.Struct, frozen=True):
 def propose_seed(
     experiment: Experiment, frame_or_file: FrameOrFile, *, covariates: Sequence[str] = (), seeds: int = 1000
 ) -> ProposedSeed:
-    """The seed of `seeds` tried under which the units of a table are best balanced.
+    """The seed, of `seeds` tried, with the best balance of a table's units.
 
     Args:
         experiment: by whose unit and ranges the table's units are assigned; layers and audiences are left aside.
@@ -157,13 +157,13 @@ def _read_units(unit: str, frame_or_file: FrameOrFile, covariates: Sequence[str]
 
 
 def _assign(experiment: Experiment, seed: str, ids: Sequence[str]) -> NDArray[np.intp]:
-    """The index of each unit's variant, -1 where it is not let in."""
+    """The index of each unit's variant; -1 for a unit that is not admitted."""
     place, ranges = unit_hash(seed, experiment.spec), experiment.steps[-1][1]
     return np.array([choose_variant(place(one), ranges) for one in ids])
 
 
 def _imbalance(scaled: Floats, variant: NDArray[np.intp], shares: Floats) -> float:
-    """The difference between the variants; infinite where one has fewer than two units."""
+    """The difference between the variants; infinite if one has fewer than two units."""
     counts = np.array([(variant == index).sum() for index in range(len(shares))])
     if (counts[shares > 0] < 2).any():
         return float("inf")
@@ -177,6 +177,6 @@ def _imbalance(scaled: Floats, variant: NDArray[np.intp], shares: Floats) -> flo
 
 
 def _differences(scaled: Floats, variant: NDArray[np.intp], variants: int) -> Floats:
-    """The largest difference of each covariate between two variants, in standard deviations of a unit."""
+    """The largest difference of each covariate between two variants, in a unit's standard deviations."""
     means = [scaled[variant == index].mean(axis=0) for index in range(variants) if (variant == index).any()]
     return np.ptp(np.array(means), axis=0) if means else np.full(scaled.shape[1], np.nan)

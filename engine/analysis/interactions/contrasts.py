@@ -1,4 +1,4 @@
-"""The test of one pair of experiments: whether the effect of one depends on the variant of the other.
+"""Tests one pair of experiments: whether the effect of one depends on the variant of the other.
 
 Of the four cells of two variants each, the contrast is (both new - only the first) - (only the second - neither). Its
 interval is an asymptotic confidence sequence (`stats.sequential`), so it holds at every look. It is tuned on four times
@@ -20,7 +20,7 @@ LEAST_UNITS = 30
 
 
 class CellSizes(NamedTuple):
-    """The units of a cell, and those of them with an outcome other than zero."""
+    """The units of a cell, and the number with an outcome other than zero."""
 
     units: int
     outcomes: int

@@ -40,7 +40,7 @@ _BETWEEN = "\x1f"
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
-    """One contrast: how much the effect of `variants[0]` changes where `variants[1]` is shown too.
+    """One contrast: the change of the effect of `variants[0]` if `variants[1]` is shown too.
 
     It is in the metric's unit. `means` are those of the cells, control with control first; `units` the customers in
     both experiments. `found` says that the adjusted p-value is below alpha, and `prevent` which layer would keep the
@@ -59,7 +59,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InteractionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The contrasts of all running pairs, those that were found first; `apart` are pairs that share a layer.
+    """The contrasts of all running pairs, findings first; `apart` are pairs that share a layer.
 
     `skipped` has the experiments that were compared with none, and why.
     """
@@ -136,7 +136,7 @@ def _read(source: DuckDB, log_dir: Path, plan: Plan, one: Experiment, place: tup
 def _compare_pair(
     source: DuckDB, log_dir: Path, pair: tuple[_Running, _Running], until: int, alpha: float
 ) -> Iterator[Interaction]:
-    """Yield the contrasts of a pair: of each metric, and of each variant beside control of both."""
+    """Yield a pair's contrasts, for each metric and each variant other than control of both."""
     names = dict.fromkeys(one.metric.name for one in pair)
     metrics = {one.metric.name: one.metric for one in pair if one.metric.rules.has_moments}
     specs = [msgspec.structs.replace(metrics[name], covariate_window=None) for name in names if name in metrics]
@@ -156,7 +156,7 @@ def _others(question: ExperimentQuestion) -> list[str]:
 
 
 def _join_members(source: DuckDB, pair: tuple[_Running, _Running]) -> Members:
-    """The units that saw both experiments, from the later of the two moments on."""
+    """The units that saw both experiments, from the later exposure on."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     schema = {"customer": "string", "variant": "string", "first": "int64", "plan": "string"}
@@ -222,7 +222,7 @@ def adjust(found: Sequence[Interaction], plan: Plan, alpha: float) -> list[Inter
 
 
 def _layer_for(plan: Plan, experiments: tuple[str, str]) -> str:
-    """Describes the layer that would separate the two: that of the first that has one, else a new one."""
+    """Describes the layer that would separate the two: the first one's layer, else a new one."""
     specs = [found.spec for key in experiments if (found := plan.find_reported(key)) is not None]
     layered = next((spec for spec in specs if spec.layer is not None), None)
     if layered is None:

@@ -1,4 +1,4 @@
-"""The activity of the last days: the records that the shop's log received, and the acts of people."""
+"""The activity of recent days: the shop's records in the log, and people's actions on the engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_AUDITED = 1000
 
 
 class DailyActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """One day (s since 1970, UTC): the decisions answered, what was seen, the orders and their revenue."""
+    """One day (s since 1970, UTC): decisions, exposures, orders and their revenue."""
 
     day: float
     decisions: int = 0
@@ -35,7 +35,7 @@ class DailyActivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody changed how the engine works: when (s since 1970), what, and its details as JSON."""
+    """A change of how the engine works: its time (s since 1970), kind, and details as JSON."""
 
     time: float
     event: str

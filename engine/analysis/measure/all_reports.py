@@ -1,4 +1,4 @@
-"""All measurement reports of a log from one reading of it: they share the tables and fits that several need."""
+"""All measurement reports of a log from one reading, sharing tables and fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels: what customers come for on each, and what those of several channels are worth, against the holdout."""
+"""Channels: what customers use each for, and the worth of customers with several channels against the holdout."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ SELECT held_out, count(*), avg(revenue), coalesce(var_samp(revenue), 0) FROM spe
 
 
 class ChannelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel, for a motive where it has one: its customers, visits, orders and revenue.
+    """A channel, split by motive if known: its customers, visits, orders and revenue.
 
     With a motive, orders and revenue are those of the week after it was stated, on any channel.
     """
@@ -85,7 +85,7 @@ class ChannelRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelCount(msgspec.Struct, frozen=True, kw_only=True):
-    """Customers who used so many channels, and their mean revenue."""
+    """Customers with this number of channels, and their mean revenue."""
 
     channels: int
     customers: int
@@ -151,7 +151,7 @@ class ChannelReport(MeasureReport, frozen=True, kw_only=True):
 
 
 def measure_channels(source: EventSource, *, alpha: float = 0.05) -> ChannelReport:
-    """The channels of all customers.
+    """The report on the channels of all customers.
 
     Raises:
         BadInput: if the source cannot be read.
@@ -197,7 +197,7 @@ Side = tuple[int, float, float]
 
 
 def holdout_difference(source: EventSource, alpha: float) -> Effect | NotEstimable:
-    """The mean revenue of customers who were let into experiments, less the holdout's."""
+    """The mean revenue of admitted customers minus that of the holdout."""
     if source.log_dir is None:
         return NotEstimable("a table has no holdout")
     rows = source.once("holdout", lambda: source.rows(_HOLDOUT, decisions=source.log_rows("decisions")))
@@ -212,7 +212,7 @@ def _side(cells: Sequence[Cell]) -> Side:
 
 
 def _difference(one: Side, other: Side, alpha: float, who: tuple[str, str]) -> Effect | NotEstimable:
-    """The difference of mean revenues with Welch's interval; the degrees of freedom are the smaller side's."""
+    """The difference of mean revenues with Welch's interval; degrees of freedom of the smaller side."""
     (n, mean, spread), (m, against, between) = one, other
     if min(n, m) < LEAST_OF_EACH:
         return NotEstimable(f"{n:,} {who[0]} and {m:,} {who[1]}; a difference needs {LEAST_OF_EACH} on each side")

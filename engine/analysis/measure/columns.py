@@ -1,4 +1,4 @@
-"""Checks of the values that a report reads: a cell that is no number is named with its remedy, never counted as 0."""
+"""Checks the values that a report reads: a cell that is not a number is reported, never counted as 0."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_numbers(source: EventSource, *roles: str, filled: bool = False, where:
 
 
 def check_flags(source: EventSource, *roles: str, filled: bool = False) -> None:
-    """Refuses a table whose column of a role holds anything but yes and no, as `check_numbers`."""
+    """Refuses a table whose column of a role has values other than yes and no, as `check_numbers`."""
     for role in roles:
         _check(source, role, "TRY_CAST({text} AS BOOLEAN) IS NOT NULL", "yes or no", filled=filled, where="true")
 
@@ -62,7 +62,7 @@ def _check(source: EventSource, role: str, rule: str, kind: str, *, filled: bool
 
 
 def to_microseconds(option: str, days: float) -> int:
-    """Days of an option in microseconds.
+    """The microseconds of an option in days.
 
     Raises:
         BadInput: if they are not above 0, or longer than a century.
@@ -73,7 +73,7 @@ def to_microseconds(option: str, days: float) -> int:
 
 
 def describe_missing_event(source: EventSource, *groups: frozenset[str] | set[str]) -> str:
-    """A sentence for the groups of event names of which none occurs in the source; empty without one, or any event."""
+    """A sentence for event names missing in the source; empty if none is missing or there are no events."""
     known = sorted(str(name) for (name,) in source.rows("SELECT DISTINCT event FROM {visits} WHERE event IS NOT NULL"))
     missing = [] if not known else [sorted(names) for names in groups if names.isdisjoint(known)]
     remedies = [(names[0], suggest_name(names[0], known)) for names in missing]

@@ -1,4 +1,4 @@
-"""The form of every measurement report: a sentence, a figure in money, a picture, the tables behind it, what it is not.
+"""The form of every measurement report: a sentence, a money figure, a picture, tables, and limits.
 
 A report is a frozen struct with its own typed fields; `tables` and `picture` show them, so that terminal, page and
 dashboard render every report alike and compute nothing.
@@ -29,7 +29,7 @@ Standing = Literal["causal", "observational", "not causal", "descriptive"]
 
 
 class MoneyFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """An amount in the shop's currency and what it is of; `low` and `high` are None where it is counted, not estimated.
+    """An amount in the shop's currency with its meaning; `low` and `high` are None if it is counted.
 
     `share` is the coverage of the interval.
     """
@@ -42,17 +42,17 @@ class MoneyFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count_of(number: int, noun: str) -> str:
-    """A number of things in words, as `1 edge`, `2 edges`."""
+    """A count with its noun, such as `1 edge` or `2 edges`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def units_of(unit: CellUnit, *columns: int) -> dict[int, CellUnit]:
-    """The same unit for several columns of a table."""
+    """One unit for several columns of a table."""
     return dict.fromkeys(columns, unit)
 
 
 class ReportTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table behind a report. A column's numbers are flush right; None is a cell without a number.
+    """A table of a report. A column of numbers is flush right; None is a cell without a number.
 
     `units` are those of the columns by their place, `row_units` those of the rows for columns of the unit `row`.
     """
@@ -71,7 +71,7 @@ class ReportTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PictureMark(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar, point or node: its name, its value with an interval where it has one, and the series it belongs to."""
+    """One bar, point or node: its name, value, interval if any, and series."""
 
     name: str
     value: float
@@ -83,7 +83,7 @@ class PictureMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PictureLink(msgspec.Struct, frozen=True, kw_only=True):
-    """An edge of a tree, from one mark to another by their names, with its state and a label."""
+    """An edge of a tree between two marks, by name, with its state and label."""
 
     start: str
     end: str
@@ -125,11 +125,11 @@ class MeasureReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
     def tables(self) -> list[ReportTable]:
-        """The tables behind the report, the most important first."""
+        """The tables of the report, the most important first."""
         return []
 
     def picture(self) -> Picture | None:
-        """The picture of the report; None where nothing can be estimated."""
+        """The picture of the report; None if nothing can be estimated."""
         return None
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""The programme: every experiment of the log, what it did to revenue, and what all of them come to together."""
+"""The programme: every experiment of the log, its effect on revenue, and their sum."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _PLANS = "SELECT key, arg_max(plan, time) FROM {decisions} WHERE kind = 'experim
 
 
 class PastEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant of one experiment: its revenue per customer against `control`, as measured and shrunken.
+    """One experiment's variant: its revenue per customer against `control`, measured and shrunken.
 
     `customers` are those of both whose window is over, `waiting` those whose window is open, who count in no effect.
     `why` is what its file, or the archived one, says under `decided.why`: what was learnt; empty where it says nothing.
@@ -94,7 +94,7 @@ class PastEffect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
-    """All experiments, and sums over those of which a variant gained: its interval lies above 0.
+    """All experiments, and sums over those with a gaining variant, whose interval lies above 0.
 
     `naive` sums the measured effect of each one's variant with the largest such gain, shipped or not; `shrunken` sums
     the shrunken effects of the same variants. `waiting` is the share of exposed customers whose window is open.
@@ -170,7 +170,7 @@ def measure_programme(
     window_days: float = 14.0,
     alpha: float = 0.05,
 ) -> ProgrammeReport:
-    """Every experiment of a log, also those whose file was deleted.
+    """Every experiment of a log, including those whose file was deleted.
 
     Args:
         source: of a log.
@@ -222,21 +222,21 @@ def measure_programme(
 
 
 def plan_files(plan: Plan) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """The status and control of each experiment of a plan, and why it was decided where its file says so."""
+    """Each experiment's status and control in a plan, and the reason of its decision if stated."""
     specs = {key: one.spec for key, one in plan.experiments.items()}
     files = {key: (str(spec.status), spec.variants[0].key) for key, spec in specs.items()}
     return files, {key: spec.decided.why for key, spec in specs.items() if spec.decided and spec.decided.why}
 
 
 def _read_variants(source: EventSource, window: int) -> list[tuple[str, str, list[float]]]:
-    """The experiment, variant and numbers of each variant, from the table `units`, which this makes."""
+    """Each variant's experiment, name and numbers, from the table `units` that this creates."""
     tables = {name: source.log_rows(name) for name in ("decisions", "exposures")}
     source.create("units", _UNITS, window=str(window), until=str(source.last or 0), **tables)
     return [(str(r[0]), str(r[1]), [float(str(cell)) for cell in r[2:]]) for r in source.rows(_VARIANTS)]
 
 
 def _span_and_waiting(rows: list[list[float]]) -> tuple[float, float | None]:
-    """The months from the first exposure to the last, and the share of customers whose window is open."""
+    """The months from the first to the last exposure, and the share of customers with an open window."""
     if not rows:
         return 0.0, None
     exposed, ripe = (sum(cells[at] for cells in rows) for at in (5, 0))
@@ -245,7 +245,7 @@ def _span_and_waiting(rows: list[list[float]]) -> tuple[float, float | None]:
 
 
 def _decision_days(rows: list[tuple[str, str, list[float]]], statuses: Mapping[str, str]) -> float | None:
-    """The median of days from first to last exposure of the experiments that ended."""
+    """The median days from first to last exposure of ended experiments."""
     spans = []
     for key, status in statuses.items():
         own = [cells for name, _, cells in rows if name == key]
@@ -255,7 +255,7 @@ def _decision_days(rows: list[tuple[str, str, list[float]]], statuses: Mapping[s
 
 
 def _archived_specs(source: EventSource, archive: Archive | None, keys: list[str]) -> dict[str, ExperimentSpec]:
-    """Each experiment with variants as the plan of its last decision has it, where the archive has that plan."""
+    """Each experiment from the archived plan of its last decision, if that is in the archive."""
     if archive is None or not keys:
         return {}
 
@@ -273,7 +273,7 @@ def _archived_specs(source: EventSource, archive: Archive | None, keys: list[str
 
 
 def _choose_control(variants: Iterable[str], likely: Iterable[str]) -> str:
-    """The first of the likely names that was seen, else the first variant by name."""
+    """The first likely name of a control that was seen, else the first variant by name."""
     seen = sorted(variants)
     return next((name for name in likely if name in seen), seen[0])
 
@@ -342,7 +342,7 @@ def _shrink(effects: list[PastEffect]) -> list[PastEffect]:
 
 
 def _best(effects: list[PastEffect]) -> list[PastEffect]:
-    """The variant with the largest gain of each experiment that gained."""
+    """The variant with the largest gain, for each experiment that gained."""
     best: dict[str, PastEffect] = {}
     for row in effects:
         if isinstance(row.measured, Effect) and row.measured.low > 0:

@@ -1,4 +1,4 @@
-"""Satisfaction: NPS, CSAT and CES with intervals, who answered, and whether those who did differ from the others."""
+"""Satisfaction: NPS, CSAT and CES with intervals, response rates, and how respondents differ from others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ FROM people GROUP BY ALL
 
 
 class SatisfactionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The question of a table's scores, the event that asks, and by what the answers are split."""
+    """The question of a table's scores, the event that asks, and the groups of answers."""
 
     question: str = NPS
     asked: str | None = None
@@ -102,7 +102,7 @@ class SatisfactionScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The difference of those who answered from the others who were asked, in standard deviations."""
+    """The difference of respondents from others who were asked, in standard deviations."""
 
     measure: str
     answered: float
@@ -143,7 +143,7 @@ class SatisfactionReport(MeasureReport, frozen=True, kw_only=True):
         return found
 
     def picture(self) -> Picture | None:
-        """The score of each group, of the question with the most answers."""
+        """The score of each group, for the question with the most answers."""
         shown = [row for row in self.scores if isinstance(row.score, ShareEstimate)]
         if not shown:
             return None
@@ -162,7 +162,7 @@ class SatisfactionReport(MeasureReport, frozen=True, kw_only=True):
 
 
 def measure_satisfaction(source: EventSource, options: SatisfactionOptions | None = None) -> SatisfactionReport:
-    """The scores of the newest answers.
+    """The scores of each customer's newest answers.
 
     Raises:
         BadInput: if the source cannot be read, has no column of scores, or an answer is off every scale.
@@ -187,7 +187,7 @@ def measure_satisfaction(source: EventSource, options: SatisfactionOptions | Non
 
 
 def _create_answers(source: EventSource, options: SatisfactionOptions) -> dict[str, str]:
-    """Keeps the newest answers; the columns of their groups as SQL, by name."""
+    """Stores the newest answers; returns the group columns as SQL, by name."""
     if source.log_dir is None:
         return _create_table_answers(source, options)
     by = {name: f"by_{at}" for at, name in enumerate(options.by)}
@@ -206,7 +206,7 @@ def _create_answers(source: EventSource, options: SatisfactionOptions) -> dict[s
 
 
 def _count_off_scale(source: EventSource) -> list[str]:
-    """A limit of the report if the log has answers that are off every scale."""
+    """A caveat of the report if the log has answers outside every scale."""
     if source.log_dir is None:
         return []
     answers = source.fill(_LOG_ANSWERS, **_answer_numbers(), more="", questions=str(list(QUESTIONS)))
@@ -220,7 +220,7 @@ def _count_off_scale(source: EventSource) -> list[str]:
 
 
 def _answer_numbers() -> dict[str, str]:
-    """The SQL of the numbers that an event may state its answer in."""
+    """SQL of the numbers that an event may give as its answer."""
     places = {"own": "'/' || question", "score": "'/score'", "value": "'/value'"}
     return {name: json_number_sql("properties", place) for name, place in places.items()}
 
@@ -302,7 +302,7 @@ def _reach(n: int) -> float:
 
 
 def _asked_sql(source: EventSource, options: SatisfactionOptions) -> str | None:
-    """The customers who were asked; those of a log who ordered or did anything, where no event asks."""
+    """The customers who were asked; if no event asks, the log's customers with an order or any event."""
     if source.log_dir is not None:
         named = "" if options.asked is None else f" WHERE event = {text_literal(options.asked)}"
         return source.fill("SELECT DISTINCT customer FROM {visits}" + named)  # nosec B608
@@ -353,7 +353,7 @@ def _compare(measure: str, answered: list[float], silent: list[float], at: int) 
 
 
 def _shown(row: SatisfactionScore) -> float:
-    """The score that is shown: the net promoter score as it was answered, within its adjusted interval."""
+    """The score to show: the plain net promoter score, within its adjusted interval."""
     if row.raw is not None or isinstance(row.score, NotEstimable):
         return row.raw or 0.0
     return row.score.estimate

@@ -18,7 +18,7 @@ class ShareEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wilson_share(successes: float, n: int, alpha: float = 0.05) -> ShareEstimate | None:
-    """A share with its score interval (Wilson 1927); None of nothing."""
+    """A share with its score interval (Wilson 1927); None for an empty sample."""
     if n < 1:
         return None
     z = float(ndtri(1 - alpha / 2))
@@ -31,7 +31,7 @@ def wilson_share(successes: float, n: int, alpha: float = 0.05) -> ShareEstimate
 
 
 def net_promoter(promoters: int, passives: int, detractors: int, alpha: float = 0.05) -> ShareEstimate | None:
-    """A net promoter score, -100 to 100, by the adjusted Wald method; None of no answer.
+    """A net promoter score, -100 to 100, by the adjusted Wald method; None without answers.
 
     Three answers are added, three quarters of a promoter and a detractor each and one and a half passives (Sauro and
     Lewis 2016, "Quantifying the User Experience", after Agresti and Coull). The estimate is that of the adjusted

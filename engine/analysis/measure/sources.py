@@ -1,4 +1,4 @@
-"""The events behind a measurement report: from the engine's log, or from anyone's tables in the log's shape.
+"""The events of a measurement report: from the engine's log, or from tables of the same shape.
 
 A row of a table becomes an event: its columns are found by name, or named by the caller. A table without a column of
 events holds orders only. So orders, refunds, answers and steps mean the same, whatever they were read from.
@@ -89,7 +89,7 @@ _LAST = "SELECT max(time) FROM {visits}"
 
 
 def _bounded_engine() -> DuckDB:
-    """An engine that writes to the disk what exceeds `MEMORY`, so that a report of a year leaves room for others."""
+    """An engine that spills to disk beyond `MEMORY`, so that a year's report leaves memory for others."""
     engine = DuckDB()
     engine.run(f"SET memory_limit = {text_literal(MEMORY)}")
     engine.run(f"SET temp_directory = {text_literal(str(Path(gettempdir(), 'counterpoint-reports')))}")
@@ -98,7 +98,7 @@ def _bounded_engine() -> DuckDB:
 
 @dataclass(frozen=True)
 class EventSource:
-    """Events of a log or of tables. `names` are the columns of tables by role, `until` a moment in microseconds.
+    """Events of a log or of tables. `names` are the tables' columns by role, `until` is a time in µs.
 
     `stages` and `rfm` are those of the shop.
     """
@@ -147,14 +147,14 @@ class EventSource:
 
     @property
     def as_of(self) -> str:
-        """The moment of the report in ISO 8601: the one asked for, or the last event's."""
+        """The time of the report in ISO 8601: the requested one, or the last event's."""
         if self.last is None:
             return datetime.now(UTC).isoformat(timespec="seconds")
         return datetime.fromtimestamp(self.last / SECOND, UTC).isoformat(timespec="seconds")
 
     @cached_property
     def last(self) -> int | None:
-        """The moment of the report in microseconds: the one asked for, or the last event's; None without an event."""
+        """The time of the report in microseconds: the requested one, or the last event's; None without events."""
         if self.until is not None:
             return self.until
         last = find_last_event(self.engine, self.daily) if self.daily else self.rows(_LAST)[0][0]
@@ -162,7 +162,7 @@ class EventSource:
 
     @cached_property
     def daily(self) -> DailyStore | None:
-        """The log's stored partial statistics; None of tables, without a day of events, or where none can be kept."""
+        """The log's daily partial statistics; None for tables, without events, or if none can be stored."""
         if self.log_dir is None or self.until is not None or not has_files(self.log_dir, "events"):
             return None
         store = DailyStore(self.engine, self.log_dir)
@@ -175,7 +175,7 @@ class EventSource:
 
     @property
     def place(self) -> str:
-        """The source of the events, for messages."""
+        """The name of the source, for messages."""
         return ", ".join(self.files) if self.files else str(self.log_dir)
 
     def once(self, name: str, build: Callable[[], _Found]) -> _Found:
@@ -185,7 +185,7 @@ class EventSource:
         return cast("_Found", self.found[name])
 
     def keep(self, name: str, expression: ir.Table) -> ir.Table:
-        """The rows of an expression in a temporary table of this source."""
+        """Stores an expression's rows in a temporary table of this source."""
         return self.engine.keep(name, expression)
 
     def rows(self, sql: str, /, **values: str) -> list[ResultRow]:
@@ -196,7 +196,7 @@ class EventSource:
         return self.engine.run(self.fill(sql, **values))
 
     def fill(self, sql: str, /, **values: str) -> str:
-        """A statement with its tables and values in their places."""
+        """A statement with its tables and values filled in."""
         tables = ("events", "orders", *EVENT_TABLES)
         sql = sql.format(**({name: f"{{{name}}}" for name in tables} | values))
         for name in tables:
@@ -205,7 +205,7 @@ class EventSource:
         return sql
 
     def create(self, name: str, sql: str, /, **values: str) -> None:
-        """Keeps the rows of a statement, as in `rows`, in the temporary table `name`."""
+        """Stores a statement's rows, as in `rows`, in the temporary table `name`."""
         self.rows(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS {sql}", **values)
 
     def _name(self, name: str) -> str:
@@ -221,7 +221,7 @@ class EventSource:
         return "measured"
 
     def events_with_orders(self, name: str, names: Collection[str], columns: Sequence[str]) -> ir.Table:
-        """The events of these `names` with their orders (see `sources.orders`), under a name of the table's own."""
+        """The events with these `names` and their orders (see `sources.orders`), in a new table."""
         import ibis  # noqa: PLC0415 # slow to import
 
         from engine.analysis.sources.engines import compile_sql  # noqa: PLC0415 # it imports Ibis
@@ -238,7 +238,7 @@ class EventSource:
         return ibis.table({column: EVENT_WITH_ORDER[column] for column in own}, name=place)
 
     def _daily_name(self, name: str, order_sql: str = "") -> str:
-        """The name of the temporary table of partial statistics, with merged customers as one."""
+        """The temporary table of partial statistics, with merged customers as one."""
         place = f"daily_{name}"
         if place in self.engine.made:
             return place
@@ -304,7 +304,7 @@ class EventSource:
 
     @cached_property
     def table(self) -> View:
-        """The rows of all tables, matched by the names of their columns, as they are in the files.
+        """The rows of all tables, unchanged, matched by column names.
 
         Raises:
             BadInput: if one cannot be read.
@@ -315,7 +315,7 @@ class EventSource:
         return self.engine.view("tables", " UNION ALL BY NAME ".join(f"FROM {view.sql}" for view in views))
 
     def column(self, role: str) -> str | None:
-        """The name of the tables' column for a role, None where there is none.
+        """The tables' column name for a role; None if there is none.
 
         Raises:
             BadInput: if the caller named a column that no table has.
@@ -329,7 +329,7 @@ class EventSource:
         return next((known[name] for name in ROLES.get(role, (role,)) if name in known), None)
 
     def require(self, *roles: str) -> dict[str, str]:
-        """The columns of roles that a report cannot do without, quoted for SQL.
+        """The columns of roles that the report requires, quoted for SQL.
 
         Raises:
             BadInput: if one is missing.
@@ -342,12 +342,12 @@ class EventSource:
         return {role: identifier(name) for role, name in found.items() if name is not None}
 
     def optional(self, role: str, otherwise: str = "NULL") -> str:
-        """The column of a role as SQL, or what stands for it."""
+        """A role's column as SQL, or the given default."""
         name = self.column(role)
         return otherwise if name is None else identifier(name)
 
     def number_sql(self, role: str, otherwise: str = "NULL") -> str:
-        """The column of a role as a DOUBLE, NULL where it is no finite number; `check_numbers` refuses those."""
+        """A role's column as a DOUBLE, NULL if it is not a finite number, which `check_numbers` refuses."""
         cast = f"TRY_CAST({self.optional(role, otherwise)} AS DOUBLE)"
         return f"CASE WHEN isfinite({cast}) THEN {cast} END"
 

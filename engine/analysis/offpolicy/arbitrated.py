@@ -1,4 +1,4 @@
-"""How a placement changes the probabilities of its policy: the arbitration of a selection that lies in its folder.
+"""A placement's arbitration of its policy's probabilities, compiled from a selection in its folder.
 
 What is logged is the probability after arbitration, and the candidates are the offers that every gate and price left.
 So a target whose placement arbitrates is evaluated with the same factors: values and levers of its offers' files, and
@@ -25,7 +25,7 @@ FOLDER_FILE = "channels.yaml"
 
 @dataclass(frozen=True)
 class PlacementRule:
-    """The compiled arbitration of a selection, over its arms; without a `rule` the policy's probabilities are final."""
+    """A selection's compiled arbitration over its arms; without a `rule` the policy's probabilities are final."""
 
     arms: tuple[str, ...]
     rule: Arbitration | None
@@ -44,7 +44,7 @@ class PlacementRule:
         return arbitrate(self.rule, probabilities, self.places(names), attributes, self.floor).probabilities
 
     def groups(self, contexts: Sequence[Context]) -> Ints:
-        """A group for each context (contexts,); those in one group have the same context weights."""
+        """The group of each context (contexts,); contexts of one group have the same weights."""
         if self.rule is None or not self.rule.weights:
             return np.zeros(len(contexts), np.intp)
         every = np.arange(len(self.arms))
@@ -52,13 +52,13 @@ class PlacementRule:
         return np.unique(weights, axis=0, return_inverse=True)[1].ravel()
 
     def unlogged(self, log: LoggedChoices) -> list[str]:
-        """The traits of its weights that some decision was logged without."""
+        """The traits of its weights that some decisions were logged without."""
         reads = frozenset[str]() if self.rule is None else self.rule.reads
         return sorted(name for name in reads if any(name not in context for context in log.contexts))
 
 
 def read_placement_rule(path: Path, body: Mapping[str, object]) -> PlacementRule | None:
-    """The rule of a selection's file; None where the file does not lie in the folder of a shop, so offers are unknown.
+    """The rule of a selection's file; None if the file is not in a shop's folder, so offers are unknown.
 
     Raises:
         CatalogError: if the folder has problems.
@@ -72,7 +72,7 @@ def read_placement_rule(path: Path, body: Mapping[str, object]) -> PlacementRule
 
 
 def _attributes(context: Context) -> dict[str, object]:
-    """What conditions read, from a logged context."""
+    """The attributes that conditions read, from a logged context."""
     attributes: dict[str, object] = {}
     overlay_context(attributes, context)
     return attributes

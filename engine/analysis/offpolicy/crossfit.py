@@ -1,4 +1,4 @@
-"""Predictions for logged rows from models that were not trained on them: a reward model's and a target policy's.
+"""Cross-fitted predictions for logged rows, by a reward model and a target policy trained on other rows.
 
 The reward model is cross-fitted: customers are split into five folds, and each fold is predicted by the model trained
 on the other four (Chernozhukov et al. 2018, "Double/debiased Machine Learning", definition 3.1).
@@ -33,7 +33,7 @@ LEAST_CUSTOMERS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel:
-    """Expected rewards of the rows of a log, each from the model trained on the other folds."""
+    """Expected rewards of a log's rows, each from the model trained on the other folds."""
 
     log: LoggedChoices
     fold: Ints
@@ -66,7 +66,7 @@ class RewardModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """A target policy's choices, and their rewards by the reward model, in n evaluated rows of the log."""
+    """A target policy's choices, and their modelled rewards, in n evaluated rows of the log."""
 
     rows: Ints
     """(n,) positions in the log."""
@@ -85,7 +85,7 @@ class Predictions:
 
 
 def fit_reward_model(log: LoggedChoices) -> RewardModel:
-    """Fits one linear model per arm, shrunken towards a common one, for each fold on the rows of the others.
+    """Fits one linear model per arm, shrunken towards a common one; each fold is left out once.
 
     The amount of shrinkage, one number, is estimated on the whole log. With little shrinkage a policy trained on the
     same rows would look better than it is, because model and policy would fit the same noise.
@@ -122,7 +122,7 @@ def _coefficients(fitted: LinearThompson) -> Floats:
 
 
 def train_progressively(target: TargetPolicy) -> Iterator[tuple[Bandit, Ints]]:
-    """The target at each stage of its training, with the rows to evaluate it on at that stage.
+    """The target after each stage of training, with the rows to evaluate it on.
 
     A policy that learns is first trained on a fifth of the customers, those who came first. It is then evaluated on
     the next tenth of them and trained on that too, and so on. All rows of a customer are in one part.
@@ -160,7 +160,7 @@ def predict(target: TargetPolicy, model: RewardModel, stages: Iterable[tuple[Ban
 
 
 def _predict_stage(target: TargetPolicy, policy: Bandit, model: RewardModel, rows: Ints) -> Predictions:
-    """The predictions for `rows` (n,) with the policy as it is at one stage.
+    """The predictions for `rows` (n,) with the policy of one stage.
 
     The policy is asked once per group of rows with the same features and candidates, not once per row.
     """

@@ -49,7 +49,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def effective_sample_size(weights: Floats) -> float:
-    """(sum of w)^2 / sum of w^2 of weights (n,), 0 where all are 0 (Kong 1992)."""
+    """(sum of w)^2 / sum of w^2 of weights (n,); 0 if all are 0 (Kong 1992)."""
     squares = float(weights @ weights)
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
@@ -84,7 +84,7 @@ def _to_floats(name: str, values: ArrayLike) -> Floats:
 
 
 def _check_predictions(name: str, values: ArrayLike, decisions: int) -> Floats:
-    """A reward model's predictions (n,); raises BadInput if one is missing or no number."""
+    """A reward model's predictions (n,); raises BadInput if one is missing or not a number."""
     predictions = _to_floats(name, values)
     if predictions.shape != (decisions,):
         raise BadInput(f"{name} has shape {predictions.shape}; give one number for each of the {decisions:,} decisions")
@@ -110,7 +110,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_influence(cls, influence: Floats, cluster: ArrayLike | None = None) -> Self:
-        """The spread of a mean with influence values (n,), which are summed per cluster before anything else.
+        """The spread of a mean with influence values (n,), which are summed per cluster first.
 
         Raises:
             BadInput: if there is one cluster, or not one label for each value.
@@ -134,7 +134,7 @@ class Spread(NamedTuple):
         return cls(sd * groups**0.5 / n, skewness, groups, even - 1)
 
     def ignoring_slight_skewness(self) -> Self:
-        """The same without skewness where the mean's is below 0.15, and with all of it above 0.25.
+        """The spread without skewness if the mean's is below 0.15, and with all of it above 0.25.
 
         Slight skewness costs a t interval less than half a percent of its coverage; other libraries' intervals are
         then met to their digits.
@@ -151,14 +151,14 @@ class Spread(NamedTuple):
         return mean - above, mean - below
 
     def p_value(self, mean: float) -> float:
-        """The two-sided p-value of the hypothesis that the mean is 0; below alpha where the interval excludes 0."""
+        """The two-sided p-value of a zero mean; below alpha if the interval excludes 0."""
         return two_sided_t_p(apply_hall(mean / self.se, self.skewness / self.groups**0.5), self.freedom)
 
 
 def _make_estimate(
     value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float
 ) -> Estimate:
-    """The estimate with its interval from influence values (n,)."""
+    """The estimate and its interval from influence values (n,)."""
     if not 0 < alpha < 1:
         raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
     low, high = Spread.of_influence(influence, cluster).ignoring_slight_skewness().interval(value, alpha)

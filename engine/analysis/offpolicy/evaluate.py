@@ -34,7 +34,7 @@ LOGGED_POLICY = "logged"
 
 
 class PolicyDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of a policy minus that of `against`, by DR on the decisions on which both were evaluated.
+    """A policy's value minus that of `against`, by DR on the decisions used for both.
 
     `against` is another policy, or `logged`: the log's own policies.
     """
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def _common_placement(files: Sequence[PolicyFile]) -> str | None:
-    """The placement that the selections name, None where none does; raises BadInput if they name several."""
+    """The placement that the selections name; None if none does; raises BadInput if they name several."""
     placements = {file.placement for file in files if file.placement}
     if len(placements) > 1:
         raise BadInput(f"the policies choose for {' and '.join(sorted(placements))}; evaluate one placement at a time")
@@ -134,7 +134,7 @@ def _common_placement(files: Sequence[PolicyFile]) -> str | None:
 
 
 def _estimate_on_policy(log: LoggedChoices, alpha: float) -> ValueEstimate:
-    """The mean reward of the logged choices, of lists their sum: IPS whose target is the logging policy itself."""
+    """The mean reward of logged choices (for lists, sums): IPS with the logging policy as target."""
     ones = np.ones(len(log))
     estimate = ips(log.reward, ones, ones, cluster=log.customer, alpha=alpha)
     return add_intervals(estimate, log.reward, log, alpha)
@@ -143,7 +143,7 @@ def _estimate_on_policy(log: LoggedChoices, alpha: float) -> ValueEstimate:
 def _compare_policies(
     scores: Mapping[str, tuple[Ints, Floats]], verdicts: Mapping[str, LogVerdict], log: LoggedChoices, alpha: float
 ) -> list[PolicyDifference]:
-    """Compares each policy with the one that logged, then every pair.
+    """Compares each policy with the logging one, then every pair.
 
     Args:
         scores: by policy, the evaluated rows of `log` (n,) and their doubly robust scores (n,).

@@ -1,4 +1,4 @@
-"""A policy's learning curve by replay: its reward rate as it learns, on the logged rounds that it would have chosen.
+"""A policy's learning curve by replay: its reward rate over the logged rounds that match its choices.
 
 Li, Chu, Langford and Wang 2011, "Unbiased Offline Evaluation of Contextual-bandit-based News Article Recommendation
 Algorithms", algorithm 2, where the log chose uniformly. For other logs rejection sampling: Dudik, Erhan, Langford and
@@ -45,7 +45,7 @@ class LearningCurve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def replay_learning_curve(target: TargetPolicy) -> LearningCurve:
-    """Replays the log in the order of time; the policy learns from the rounds that match.
+    """Replays the log in time order; the policy learns from matching rounds.
 
     A round is taken with probability min(1, c p / q): p is the policy's probability of the logged arm, q the logged
     one, and c the 5% quantile of all q. On a uniform log c = q, so that a round is taken with probability p.
@@ -86,7 +86,7 @@ def replay_learning_curve(target: TargetPolicy) -> LearningCurve:
 
 
 def _find_sorted(candidates: Ints, arm: int) -> int | None:
-    """The position of an arm among rising candidates, None where it is missing."""
+    """The position of an arm among ascending candidates; None if it is missing."""
     position = int(np.searchsorted(candidates, arm))
     return position if position < candidates.size and candidates[position] == arm else None
 

@@ -29,7 +29,7 @@ from policies.batches import Floats, Ints
 
 
 class ListScores(NamedTuple):
-    """Scores of m lists, whose means are the values; of each position up to the longest list's k, (m, k)."""
+    """Scores of m lists, whose means are the values, and of each position (m, k) up to the longest list's k."""
 
     ips: Floats
     snips: Floats
@@ -50,7 +50,7 @@ class PositionValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def as_lists(log: LoggedChoices) -> LoggedChoices:
-    """The log with a row per list: its first item's, with the rewards of all items added."""
+    """The log with one row per list: its first item's row, with the rewards of all items summed."""
     first, rows = _first_rows(log)
     totals = np.bincount(rows, weights=log.reward, minlength=first.size)
     lists = log.select_rows(first)
@@ -90,7 +90,7 @@ def score_lists(log: LoggedChoices, predictions: Predictions) -> ListScores:
 
 
 def mean_of_scores(scores: Floats, weights: Floats, customer: Ints, alpha: float) -> Estimate:
-    """The mean of scores (m,) with its interval by customer, and the figures of the weights (m,)."""
+    """The mean of scores (m,) with its interval by customer, and figures of the weights (m,)."""
     low, high = Spread.of_influence(scores - scores.mean(), customer).interval(float(scores.mean()), alpha)
     return Estimate(
         value=float(scores.mean()),
@@ -117,7 +117,7 @@ def value_positions(log: LoggedChoices, scores: ListScores, lists: LoggedChoices
 
 
 def _first_rows(log: LoggedChoices) -> tuple[Ints, Ints]:
-    """The first row of each list (m,), and each row's list (n,), numbered in the order of the rows."""
+    """The first row of each list (m,), and each row's list (n,), numbered in row order."""
     _, first, rows = np.unique(log.decision, return_index=True, return_inverse=True)
     return first, rows.ravel()
 

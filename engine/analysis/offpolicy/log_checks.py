@@ -1,4 +1,4 @@
-"""Whether a log allows a policy's value to be estimated: five checks, each with its value and its threshold."""
+"""Checks whether a log can estimate a policy's value: five checks, each with value and threshold."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ NO_FEATURES: Mapping[str, float] = {}
 
 
 class LogCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: whether `value` satisfies the `rule`, and what it means if not (`why`, empty where `ok`)."""
+    """One check: whether `value` satisfies the `rule`, and the consequence `why` if not (empty if `ok`)."""
 
     name: str
     ok: bool
@@ -58,7 +58,7 @@ def check_log(
 
 
 def _check_mean_weight(weights: Floats, customer: Ints, unlogged: float) -> LogCheck:
-    """The mean weight is 1 in expectation if the logged propensities are right and the target's support was logged.
+    """The mean weight is 1 in expectation if propensities are right and the target's support was logged.
 
     Right means: the probabilities with which the choices were really made. Li, Chen, Kleban and Gupta 2015,
     "Counterfactual Estimation and Optimization of Click Metrics in Search Engines", use the same test. Standard errors
@@ -95,7 +95,7 @@ def _check_largest_weight(weights: Floats) -> LogCheck:
 
 
 def _check_effective_sample_size(weights: Floats) -> LogCheck:
-    """Below some hundreds the intervals themselves are not to be trusted."""
+    """Below some hundreds, intervals themselves are unreliable."""
     ess = effective_sample_size(weights)
     return _make_check(
         "effective sample size",
@@ -107,7 +107,7 @@ def _check_effective_sample_size(weights: Floats) -> LogCheck:
 
 
 def _check_features(missing: Mapping[str, float]) -> LogCheck:
-    """The target's choice is unknown wherever a feature that it reads was not logged."""
+    """The target's choice is unknown if a feature that it reads was not logged."""
     share = max(missing.values(), default=0.0)
     return _make_check(
         "unlogged features",
@@ -120,5 +120,5 @@ def _check_features(missing: Mapping[str, float]) -> LogCheck:
 
 
 def _make_check(name: str, *, value: float, ok: bool, rule: str, why: str) -> LogCheck:
-    """A check whose `why` is dropped where it passed."""
+    """A check; `why` is dropped if it passed."""
     return LogCheck(name=name, ok=ok, value=value, rule=rule, why="" if ok else why)

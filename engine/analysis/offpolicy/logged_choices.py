@@ -52,7 +52,7 @@ _context_decoder = msgspec.json.Decoder(dict[str, Value])
 
 @dataclass(frozen=True)
 class LoggedChoices:
-    """The n exposed choices of a placement in the order of time.
+    """The n exposed choices of a placement in time order.
 
     Rows of one customer are not independent; neither are rows of a visitor whose profile was merged into a customer.
     """
@@ -98,7 +98,7 @@ class LoggedChoices:
         return bool(self.position.any())
 
     def select_rows(self, rows: Ints) -> "LoggedChoices":
-        """The choices at positions `rows` (m,), with their customers numbered from 0."""
+        """The choices at positions `rows` (m,), with customers numbered from 0."""
         return replace(
             self,
             arm=self.arm[rows],
@@ -179,7 +179,7 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
 
 
 def _read_rounds(file: Path) -> LoggedChoices:
-    """The choices in a CSV of the Open Bandit Dataset; each round counts as a customer of its own."""
+    """The choices in a CSV of the Open Bandit Dataset; each round counts as its own customer."""
     source = DuckDB()
     table = source.table(str(file))
     _check_columns(table, str(file), _ROUND_COLUMNS)
@@ -219,7 +219,7 @@ def _read_rounds(file: Path) -> LoggedChoices:
 
 
 def _list_placements(source: DuckDB, folder: Path, decisions: View) -> list[str]:
-    """The placements for which a policy chose, at least one."""
+    """The placements with a policy's choices, at least one."""
     chosen = decisions.filter((decisions["kind"] == "offer") & decisions["policy"].notnull())
     rows = source.rows(chosen.group_by("key").aggregate().order_by("key"))
     if not rows:
@@ -228,7 +228,7 @@ def _list_placements(source: DuckDB, folder: Path, decisions: View) -> list[str]
 
 
 def _merge_sql(source: DuckDB, folder: Path) -> dict[str, str]:
-    """The parts `customer` and `merges` of the query: a visitor's rows count for the customer they were merged into."""
+    """The query parts `customer` and `merges`: a merged visitor's rows count for the customer."""
     people = merged_customers_table(source, folder)
     if people is None:
         return {"customer": "logged.customer", "merges": ""}
@@ -237,7 +237,7 @@ def _merge_sql(source: DuckDB, folder: Path) -> dict[str, str]:
 
 
 def _read_item_ids(source: DuckDB, file: Path) -> set[str]:
-    """The ids of all items, also of those never shown; none where the file is missing."""
+    """The ids of all items, including those never shown; empty if the file is missing."""
     if not file.is_file():
         return set()
     table = source.table(str(file))
@@ -280,7 +280,7 @@ def _check_propensities(place: Path, propensities: Sequence[Cell], labels: Seque
 
 
 def _check_choices(log: LoggedChoices) -> LoggedChoices:
-    """The log itself; raises BadInput if no policy could be evaluated on it."""
+    """Returns the log; raises BadInput if no policy can be evaluated on it."""
     bad = ~np.isfinite(log.reward)
     if bad.any():
         raise BadInput(f"{log.place}: {int(bad.sum()):,} rewards are not finite numbers; correct or remove them")
@@ -294,21 +294,21 @@ def _check_choices(log: LoggedChoices) -> LoggedChoices:
 
 
 def _read_candidates(folder: Path, decision: Cell, offer: Cell, names: object) -> tuple[str, ...]:
-    """A decision's candidates in the order of their names, with the chosen offer among them."""
+    """A decision's candidates in name order, with the chosen offer added."""
     if not isinstance(names, list) or not names:
         raise BadInput(f"{folder}: decision {decision} has no candidates; an evaluation needs the offers it chose from")
     return tuple(sorted({str(name) for name in names} | {str(offer)}))
 
 
 def _encode_distinct(values: Iterable[T]) -> tuple[list[T], Ints]:
-    """The distinct values in the order of their first occurrence, and each value's position among them."""
+    """The distinct values in order of first occurrence, and each value's index among them."""
     positions: dict[T, int] = {}
     codes = [positions.setdefault(value, len(positions)) for value in values]
     return list(positions), np.array(codes, dtype=np.intp)
 
 
 def _decode_context(folder: Path, text: str) -> Context:
-    """A logged context from its JSON."""
+    """A logged context, decoded from JSON."""
     try:
         return _context_decoder.decode(text)
     except msgspec.MsgspecError as error:
@@ -316,5 +316,5 @@ def _decode_context(folder: Path, text: str) -> Context:
 
 
 def _plain_value(value: Cell) -> Value:
-    """A cell as the value of a feature; None where its type cannot be one."""
+    """A cell as a feature's value; None if its type cannot be one."""
     return value if isinstance(value, str | int | float | bool) else None

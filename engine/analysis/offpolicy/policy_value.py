@@ -1,4 +1,4 @@
-"""The value of one policy on a log: four estimators with intervals, and the checks that say whether to trust them."""
+"""One policy's value on a log: four estimators with intervals, and checks of their validity."""
 
 import msgspec
 import numpy as np
@@ -61,14 +61,14 @@ class PolicyValues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the log allows the policy's value to be estimated, and if not, which checks failed."""
+    """Whether the log can estimate the policy's value, and the failed checks if not."""
 
     is_estimable: bool = msgspec.field(name="can_be_judged")
     why: str
 
 
 class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy on the evaluated decisions: all of the log's, or those left after its first training part."""
+    """One policy on the evaluated decisions: all of the log, or those after its first training part."""
 
     policy: str
     kind: str
@@ -138,7 +138,7 @@ def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float
 
 
 def estimate_list_values(scores: ListScores, lists: LoggedChoices, alpha: float) -> PolicyValues:
-    """The estimators' values of lists; `lists` has a row for each, with the sum of its items' rewards."""
+    """The estimators' values of lists; `lists` has a row per list, with its items' summed rewards."""
     if not scores.weights.any():
         none = NotEstimable("the policy never chooses a logged list")
         return PolicyValues(ips=none, snips=none, dr=none, switch_dr=none, threshold=None)
@@ -185,7 +185,7 @@ def estimate_values(log: LoggedChoices, predictions: Predictions, alpha: float) 
 
 
 def add_intervals(estimate: Estimate, scores: Floats, log: LoggedChoices, alpha: float) -> ValueEstimate:
-    """The estimate with the intervals of its scores (n,); the Bernstein one stays within the rewards' range."""
+    """The estimate with intervals of its scores (n,); the Bernstein interval stays in the rewards' range."""
     low, high = Spread.of_influence(scores - scores.mean(), log.customer).interval(estimate.value, alpha)
     wide = bernstein_interval(scores, log.customer, alpha)
     least, largest = float(log.reward.min()), float(log.reward.max())
@@ -219,7 +219,7 @@ def bernstein_interval(scores: Floats, cluster: Ints, alpha: float) -> Bernstein
 
 
 def choose_switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest: float) -> float:
-    """The weight above which SWITCH-DR drops the correction: the one with the least bound of the squared error.
+    """The weight above which SWITCH-DR drops the correction, by the least bound of the squared error.
 
     The bound is the variance plus the squared bias; the bias is at most `largest` times the target's mass above the
     threshold (the rule of Wang, Agarwal and Dudik 2017). Candidates are quantiles of the weights and their maximum,
@@ -241,19 +241,19 @@ def choose_switch_threshold(weights: Floats, errors: Floats, expected: Floats, l
 
 
 def _warn_ignored(target: TargetPolicy) -> list[str]:
-    """A warning for each key of the file with which the placement would choose otherwise than the policy alone."""
+    """A warning for each key of the file that the placement applies and the evaluation ignores."""
     return [f"{name} of its file is not evaluated; the placement would choose otherwise" for name in target.ignored]
 
 
 def _note_lists(units: LoggedChoices) -> list[str]:
-    """A note on what the value of a list is."""
+    """A note on the meaning of a list's value."""
     if not units.has_lists:
         return []
     return ["per list: the sum of its items' rewards, where a reward may depend on the items above it, not below"]
 
 
 def _note_training(target: TargetPolicy, log: LoggedChoices) -> list[str]:
-    """A note on which decisions a policy that learns was evaluated."""
+    """A note on the decisions on which a learning policy was evaluated."""
     if not target.learns:
         return []
     rows = f"{len(log):,} decisions of {log.customers:,} customers"
@@ -261,7 +261,7 @@ def _note_training(target: TargetPolicy, log: LoggedChoices) -> list[str]:
 
 
 def _warn_even(target: TargetPolicy, predictions: Predictions) -> list[str]:
-    """A warning where a policy that learns still chooses nearly evenly."""
+    """A warning if a learning policy still chooses nearly evenly."""
     likeliest, even = float(predictions.likeliest.mean()), float(predictions.even.mean())
     if not target.learns or likeliest > NEARLY_EVEN * even:
         return []
@@ -269,7 +269,7 @@ def _warn_even(target: TargetPolicy, predictions: Predictions) -> list[str]:
 
 
 def _warn_few_rewards(log: LoggedChoices, weights: Floats) -> list[str]:
-    """A warning where few rewards determine the value: asymptotic intervals are then too narrow."""
+    """A warning if few rewards determine the value, since asymptotic intervals are then too narrow."""
     rewards = effective_sample_size(weights * log.reward)
     if rewards >= FEW_REWARDS:
         return []

@@ -1,4 +1,4 @@
-"""Target policies from YAML files: which arms each may choose in a logged decision, and how it learns from a log."""
+"""Target policies from YAML files: the arms of each in a logged decision, and its training on a log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ MOST_NAMES = 6
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """A policy read from one YAML file, with the placement and offers of its selection where it has one."""
+    """A policy read from one YAML file, with its selection's placement and offers if there is one."""
 
     name: str
     spec: PolicySpec
@@ -95,7 +95,7 @@ def read_policy(path: Path) -> PolicyFile:
 
 
 def read_policies(paths: Sequence[Path], taken: str) -> list[PolicyFile]:
-    """Reads policy files under distinct names: the file's stem, or its path where the stem is not unique or `taken`.
+    """Reads policy files under distinct names: the stem, or the path if the stem is not unique or `taken`.
 
     Raises:
         BadInput: if a file is named twice, or cannot be read.
@@ -115,7 +115,7 @@ def read_policies(paths: Sequence[Path], taken: str) -> list[PolicyFile]:
 
 @dataclass(frozen=True)
 class TargetPolicy:
-    """A policy over a log's arms, followed by the offers of its file that were never a candidate in the log.
+    """A policy over a log's arms, followed by its file's offers that were never candidates in the log.
 
     In each decision it chooses among the logged candidates that its file names. Offers unknown to the log count as
     candidates in every decision, so that the probability the policy gives them shows as unlogged mass.
@@ -127,13 +127,13 @@ class TargetPolicy:
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """The names of the arms, those of the log first."""
+        """The names of the arms, the log's first."""
         known = set(self.log.arms)
         return (*self.log.arms, *(name for name in self.file.offers or () if name not in known))
 
     @cached_property
     def candidates(self) -> list[Ints]:
-        """The positions of the arms it may choose, for each of the log's sets of candidates; may be empty."""
+        """The positions of permitted arms for each of the log's sets of candidates; may be empty."""
         offers = self.file.offers
         # A policy chooses among offers: silence is a hold-out of the placement, unless the file names it as an arm.
         allowed = np.array([name != SILENCE if offers is None else name in offers for name in self.log.arms])
@@ -147,31 +147,31 @@ class TargetPolicy:
 
     @cached_property
     def vector_groups(self) -> Ints:
-        """A group for each context (contexts,); contexts with equal vectors are in one group."""
+        """The group of each context (contexts,); contexts with equal vectors share a group."""
         return np.unique(self.vectors, axis=0, return_inverse=True)[1].ravel()
 
     @cached_property
     def placed(self) -> PlacementRule | None:
-        """How the placement changes the policy's probabilities; None where it does not, or that is not known."""
+        """The placement's change of the policy's probabilities; None if there is none or it is unknown."""
         rule = self.file.placed
         return None if rule is None or rule.rule is None or rule.unlogged(self.log) else rule
 
     @cached_property
     def weight_groups(self) -> Ints:
-        """A group for each context (contexts,); the placement weighs the offers alike in those of one group."""
+        """The group of each context (contexts,); the placement's weights are equal within a group."""
         none = np.zeros(len(self.log.contexts), np.intp)
         return none if self.placed is None else self.placed.groups(self.log.contexts)
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Why the placement would choose otherwise than it is evaluated: keys of its file."""
+        """The keys of its file by which the placement would choose differently than evaluated."""
         rule = self.file.placed
         unlogged = [] if rule is None or rule.rule is None else rule.unlogged(self.log)
         why = f"weights, which read {', '.join(unlogged)}: not logged (make it a feature of a policy of the placement),"
         return (*self.file.ignored, *([why] if unlogged else []))
 
     def probabilities(self, policy: Bandit, context: int, candidates: Ints) -> Floats:
-        """The probabilities (n,) with which the placement shows the `candidates` (n,) in a context, by its number."""
+        """The probabilities (n,) of showing the `candidates` (n,) in a context, given by number."""
         p = policy.probabilities(self.vectors[context] if policy.dim else None, candidates=candidates)
         if self.placed is None:
             return p
@@ -179,14 +179,14 @@ class TargetPolicy:
 
     @property
     def features_read(self) -> list[str]:
-        """The features that its probabilities depend on."""
+        """The features on which its probabilities depend."""
         if not KINDS[self.file.spec.kind].contextual:
             return []
         return [spec.trait for spec in self.features.specs] + [group.name for group in self.features.groups]
 
     @property
     def learns(self) -> bool:
-        """Whether its probabilities depend on its training."""
+        """Whether training changes its probabilities."""
         return self.file.spec.kind != NOT_LEARNING
 
     def make_policy(self) -> Bandit:
@@ -205,7 +205,7 @@ class TargetPolicy:
             raise BadInput(f"--policy {self.file.name}: {error}") from error
 
     def update_policy(self, policy: Bandit, rows: Ints) -> Bandit:
-        """The policy after training on `rows` of the log, in their order.
+        """The policy after training on `rows` of the log, in order.
 
         Raises:
             BadInput: if the rewards are outside the range that its model assumes.
@@ -218,14 +218,14 @@ class TargetPolicy:
             raise BadInput(f"--policy {self.file.name}: {self.file.spec.kind} cannot learn the log: {error}") from error
 
     def missing_features(self, log: LoggedChoices) -> dict[str, float]:
-        """The features it reads that some rows were logged without, with the share of these rows."""
+        """The features that some rows were logged without, with the share of those rows."""
         missing = {
             name: _share_of_rows(log, [name not in context for context in log.contexts]) for name in self.features_read
         }
         return {name: share for name, share in missing.items() if share > 0}
 
     def notes(self, log: LoggedChoices) -> list[str]:
-        """Sentences on offers that the log does not know and on features without a value."""
+        """Sentences on offers that are not in the log and features without a value."""
         notes = []
         new = self.arms[len(self.log.arms) :]
         if new:
@@ -254,7 +254,7 @@ def make_target(file: PolicyFile, log: LoggedChoices) -> TargetPolicy:
 
 
 def _check_feature(file: PolicyFile, spec: FeatureSpec, log: LoggedChoices) -> None:
-    """Raises BadInput if a feature was not logged, or never has one of its listed values: probably a wrong name."""
+    """Raises BadInput if a feature was never logged or never has a listed value: probably a wrong name."""
     logged = list(dict.fromkeys(name for context in log.contexts for name in context))
     if spec.trait not in logged:
         raise BadInput(f"--policy {file.name}: feature {spec.trait!r} was not logged; the log has {_list_some(logged)}")
@@ -267,7 +267,7 @@ def _check_feature(file: PolicyFile, spec: FeatureSpec, log: LoggedChoices) -> N
 
 
 def _make_featurizer(file: PolicyFile, log: LoggedChoices) -> Featurizer:
-    """The features of a file's policy; where it pools by channel, the channels are those in the log."""
+    """The features of a file's policy; pools by channel use the log's channels."""
     groups: list[PoolGroup] = []
     for pooled in file.spec.pool:
         if isinstance(pooled, FeatureSpec):
@@ -281,7 +281,7 @@ def _make_featurizer(file: PolicyFile, log: LoggedChoices) -> Featurizer:
 
 
 def select_reward_features(log: LoggedChoices) -> Featurizer:
-    """Features for a reward model, from the values in the log's contexts; at most 48 numbers.
+    """Features for a reward model from the log's contexts; at most 48 numbers.
 
     A number is scaled to its range; text becomes an indicator for each of its 16 commonest values. A feature that is
     nearly constant is left out.
@@ -304,7 +304,7 @@ def select_reward_features(log: LoggedChoices) -> Featurizer:
 
 
 def _reward_feature(trait: str, counts: Mapping[Value, int]) -> tuple[FeatureSpec, int]:
-    """A feature of the reward model and how many numbers it takes."""
+    """A feature of the reward model, and its length in numbers."""
     values = [value for value in counts if value is not None]
     numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v)]
     if len(numbers) == len(values) and len(set(numbers)) > 1:
@@ -314,11 +314,11 @@ def _reward_feature(trait: str, counts: Mapping[Value, int]) -> tuple[FeatureSpe
 
 
 def _share_of_rows(log: LoggedChoices, contexts: Sequence[bool]) -> float:
-    """The share of the rows whose context is marked, `contexts` being marks by context."""
+    """The share of rows whose context is marked in `contexts`."""
     return float(np.array(contexts)[log.context].mean())
 
 
 def _list_some(names: Sequence[object]) -> str:
-    """The first six names, and how many more there are."""
+    """The first six names, and the number of further ones."""
     shown = ", ".join(map(str, names[:MOST_NAMES]))
     return f"{shown} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else shown or "none"

@@ -1,4 +1,4 @@
-"""The values of a metric of customers after a moment of each, from the log, as the baseline of an experiment."""
+"""Customers' metric values after each one's start, from the log, as the baseline of an experiment."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def find_log_end(log_dir: Path) -> float:
 
 
 def arrivals_by_day(arrivals: Mapping[str, float], start: float, end: float) -> Arrivals:
-    """The customers who arrived on each day (of 24 hours) from `start` to `end` (s since 1970)."""
+    """The customers who arrived in each 24 hours from `start` to `end` (s since 1970)."""
     days = max(int(np.ceil((end - start) / (DAY / SECOND))), 1)
     at = np.array([(one - start) * SECOND / DAY for one in arrivals.values()])
     return Arrivals(np.bincount(np.clip(at.astype(int), 0, days - 1), minlength=days).astype(float))
 
 
 def baseline_after(log_dir: Path, spec: MeasuredMetric, arrivals: Mapping[str, float], until: float) -> Baseline:
-    """A metric of the customers from their arrivals on, until `until` (s since 1970); windows may still be open.
+    """A metric of customers from their arrivals to `until` (s since 1970), with windows that may be open.
 
     Raises:
         BadInput: if fewer than two customers have a value, or all the same.

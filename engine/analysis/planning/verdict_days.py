@@ -1,4 +1,4 @@
-"""The days until an experiment has a verdict, simulated from arrivals and values of customers with an effect injected.
+"""The days until an experiment's verdict, simulated from arrivals and values with an injected effect.
 
 Each run draws the sums of both arms day by day: of n units they are normal with n times the unit's mean and variance,
 which arms of some hundred units follow closely. The first day whose look ends the experiment by the method's own rule
@@ -28,7 +28,7 @@ POWER = 0.8
 
 
 class VerdictDays(msgspec.Struct, frozen=True, kw_only=True):
-    """The days until half of the runs have a verdict, and until 80 % have; None if more are without one in two years.
+    """The days until half and until 80 % of runs have a verdict; None beyond two years.
 
     `units` is the number of units that count by the median day.
     """
@@ -39,7 +39,7 @@ class VerdictDays(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arrivals(NamedTuple):
-    """New units by day from the start on (days,), of which those after the log's are as the last third of its days."""
+    """New units by day (days,), continued beyond the log by the mean of its last third."""
 
     daily: Floats
 
@@ -102,7 +102,7 @@ def _first_day(reached: np.ndarray, min_days: float) -> float | None:
 def _simulate(
     closed: Floats, baseline: Baseline, inference: Inference, *, effect: float, share: float, seed: int
 ) -> np.ndarray:
-    """Whether a look at the end of a day (runs, days) ends the experiment."""
+    """Whether the look at the end of each day (runs, days) ends the experiment."""
     rng = np.random.default_rng(seed)
     steps = np.diff(closed, prepend=0.0)
     sides = []
@@ -126,7 +126,7 @@ def _simulate(
 
 
 def _bound(closed: Floats, day: int, inference: Inference, *, se: float, mean: float, share: float) -> float:
-    """The standard errors from zero at which a look ends the experiment."""
+    """The number of standard errors from zero at which a look ends the experiment."""
     units = float(closed[day])
     if inference.method == "sequential":
         if inference.tau is not None:

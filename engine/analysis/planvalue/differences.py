@@ -1,4 +1,4 @@
-"""The worth of one plan less that of another on the same logged decisions, doubly robust, and whether it is estimable.
+"""The doubly robust difference of two plans' worth on the same logged decisions, and whether it is estimable.
 
 With p and o the probabilities by the new and the old plan, e the logged propensity of the arm a that was shown, w the
 money that a reward of an arm is worth and q the reward model, the score of a row is
@@ -39,7 +39,7 @@ _context = msgspec.json.Decoder(dict[str, Value])
 
 
 class RowWorth(NamedTuple):
-    """What a reward is worth in a row: `each` where the metric is in money, else by the offers' own values."""
+    """The worth of a row's reward: `each` if the metric is in money, else the offers' values."""
 
     each: float | None
     values: dict[str, float]
@@ -50,12 +50,12 @@ class RowWorth(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """Whether anything has a worth."""
+        """Whether any arm has a worth."""
         return self.each is not None or any(self.values.values())
 
 
 class PlanDifference(NamedTuple):
-    """A change's effect per row, the share of the rows that it changes, and the number of rows."""
+    """A change's effect per row, the share of changed rows, and the number of rows."""
 
     effect: Effect | NotEstimable
     changed: float
@@ -64,7 +64,7 @@ class PlanDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class PlacementModel:
-    """The reward model of the rows of one placement in which a policy chose."""
+    """The reward model of one placement's rows that a policy chose."""
 
     model: RewardModel
     places: dict[int, int]
@@ -90,7 +90,7 @@ class DifferenceEstimator:
         self._models = {name: model for name in names if (model := _fit(log.rows, customer, name)) is not None}
 
     def compare(self, old: ReplayedPlan, new: ReplayedPlan, alpha: float) -> PlanDifference:
-        """The worth per row of `new` less that of `old`."""
+        """The worth per row of `new` minus that of `old`."""
         evaluated = np.flatnonzero(old.evaluated & new.evaluated)
         changed = [at for at in evaluated.tolist() if _differ(old.chances[at], new.chances[at])]
         share = len(changed) / max(evaluated.size, 1)
@@ -111,7 +111,7 @@ class DifferenceEstimator:
         return PlanDifference(self._estimate(scores[evaluated], evaluated, alpha), share, evaluated.size)
 
     def _find_unknown(self, changed: Sequence[int]) -> NotEstimable | None:
-        """The reason why the rewards of changed rows are not known in money."""
+        """The reason why changed rows have no known worth in money."""
         lists = sorted({self._rows[at].placement for at in changed if self._rows[at].position})
         if lists:
             return NotEstimable(f"it changes lists, at {', '.join(lists)}; `evaluate` judges policies of lists")
@@ -123,7 +123,7 @@ class DifferenceEstimator:
         return None
 
     def _score(self, at: int, old: Chances, new: Chances) -> _RowScore:
-        """The score of a changed row, and its parts that the log does not know."""
+        """The score of a changed row, and the parts that the log cannot show."""
         row, worth = self._rows[at], self._worth[at]
         fitted = self._models.get(row.placement)
         place = None if fitted is None else fitted.places.get(at)
@@ -167,7 +167,7 @@ class DifferenceEstimator:
 
 
 class _RowScore(NamedTuple):
-    """The score and the weight of a row; what `moved` between arms, of it `unlogged`, and the net change unknown."""
+    """A row's score and weight: `moved` between arms, of that `unlogged`, and the unknown net change."""
 
     score: float
     weight: float
@@ -183,7 +183,7 @@ def _differ(old: Chances, new: Chances) -> bool:
 
 
 def _check_overlap(weights: Floats, free: Floats, masses: Floats) -> NotEstimable | None:
-    """The reason why the changed rows cannot tell, if there is one.
+    """The reason why changed rows cannot be evaluated; None if they can.
 
     Args:
         weights: (m,) the change of the probability of what was shown, over its propensity.
@@ -213,7 +213,7 @@ def _check_overlap(weights: Floats, free: Floats, masses: Floats) -> NotEstimabl
 
 
 def _worth_of(plan: Plan, row: ShownRow, channel: str) -> RowWorth:
-    """What the rewards of a row are worth, by the metric of the policy that chose, or of the placement."""
+    """The worth of a row's rewards, by the metric of the deciding policy or of the placement."""
     selection = plan.policies.get((row.policy or "").rpartition("@")[0]) or plan.selections.get(
         (channel, row.placement)
     )
@@ -228,7 +228,7 @@ def _worth_of(plan: Plan, row: ShownRow, channel: str) -> RowWorth:
 
 
 def _fit(rows: Sequence[ShownRow], customer: Ints, placement: str) -> PlacementModel | None:
-    """The reward model of a placement; None where too few of its rows were chosen by a policy."""
+    """The reward model of a placement; None if a policy chose too few of its rows."""
     own = [at for at, row in enumerate(rows) if row.placement == placement and row.policy is not None]
     own = [at for at in own if not rows[at].position and 0 < rows[at].propensity <= 1]
     if len({int(customer[at]) for at in own}) < 2:

@@ -1,4 +1,4 @@
-"""The value of a change of the YAML on the log: each changed line against the running plan alone, and all together.
+"""The value of a YAML change on the log: of each changed line alone, and of all together.
 
 Every logged decision is made again by the pure `decide`, under the old plan and under the old plan with the line
 changed. The difference in money is doubly robust (`differences`), with an interval by customer. Each decision is judged
@@ -35,7 +35,7 @@ PER = 1000
 
 
 class LineValue(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of changed lines: what they earn per 1,000 decisions and per 30 days, at the traffic of the log.
+    """The value of changed lines per 1,000 decisions and per 30 days, at the log's traffic.
 
     `changed` is the share of the decisions in which something else would have been as likely.
     """
@@ -50,7 +50,7 @@ class LineValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanValue(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of the lines of a change, each alone, and of all `together`; None where the change is one group."""
+    """The values of changed lines, each alone, and of all `together`; None if the change is one group."""
 
     currency: str
     alpha: float
@@ -63,7 +63,7 @@ class PlanValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def value_plan(old: Path, new: Path, log_dir: Path, *, plans: Path | None = None, alpha: float = 0.05) -> PlanValue:
-    """The value of each line in which the folder `new` differs from `old`, which runs.
+    """The value of each line by which the folder `new` differs from the running `old`.
 
     Args:
         old: the folder of YAML that runs.
@@ -112,7 +112,7 @@ class PlanJudge:
         self._old: ReplayedPlan = self._replay.replay(plan)
 
     def value(self, plan: Plan, lines: Sequence[ChangedLine]) -> LineValue:
-        """The value of a plan, which differs from the running one in these lines."""
+        """The value of a plan that differs from the running one in these lines."""
         lacking = self._find_unlogged_state(plan)
         if lacking:
             refused = NotEstimable(f"the log does not have {lacking}")
@@ -123,7 +123,7 @@ class PlanJudge:
         return _line_value(lines, found, self._per_month(found.effect), notes)
 
     def _find_unlogged_state(self, plan: Plan) -> str:
-        """What the plan reads of the state of a decision, and the log's traces do not have; empty if nothing."""
+        """State that the plan reads and the log's traces lack; empty if there is none."""
         before = self.plan
         names = find_untraced(plan.read_names - before.read_names, self.log.traces.values())
         names += sorted(plan.read_names & redefined_traits(before, plan))
@@ -143,7 +143,7 @@ class PlanJudge:
         return f"what would be left of the stock, the budget or the codes of {', '.join(pools)}" if pools else ""
 
     def _per_month(self, effect: Effect | NotEstimable) -> Effect | NotEstimable:
-        """An effect per decision as one of 30 days."""
+        """An effect per decision, converted to 30 days."""
         if isinstance(effect, NotEstimable):
             return effect
         if self.log.days < 1:
@@ -186,7 +186,7 @@ def _scale(effect: Effect, factor: float) -> Effect:
 
 
 def _adds_pools(before: Limits, after: Limits) -> bool:
-    """Whether an offer needs more of a stock, a budget or codes than it did."""
+    """Whether an offer needs more of a stock, a budget or codes than before."""
     pairs = ((before.stock, after.stock), (before.budget, after.budget), (before.coupons, after.coupons))
     return any(new is not None and new != old for old, new in pairs)
 

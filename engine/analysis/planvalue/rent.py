@@ -1,4 +1,4 @@
-"""The rent of a shop's rules: what each gate, cap, floor, hold-out and quiet hour costs, by the log.
+"""The rent of a shop's rules: the cost of each gate, cap, floor, hold-out and quiet hour, from the log.
 
 The plan without one rule is valued against the plan that runs (`line_values`). A floor and a hold-out are logged with
 their propensities, so their cost is known. A rule that closes an offer leaves no decision in which the offer had a
@@ -28,7 +28,7 @@ _VERDICTS: dict[str, RentVerdict] = {"earns": "costs", "loses": "pays", "open": 
 
 
 class RuleRent(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rule costs per 1,000 decisions and per 30 days; negative where the shop would earn less without it.
+    """The cost of one rule per 1,000 decisions and per 30 days; negative if the rule earns money.
 
     `where` is the entry, `rule` the path in it, and `value` what stands there. `changed` is the share of the decisions
     that it changes.
@@ -44,7 +44,7 @@ class RuleRent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The rents of all rules, in the order of the files."""
+    """The rents of all rules, in file order."""
 
     currency: str
     alpha: float
@@ -55,7 +55,7 @@ class RentReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Lifted(NamedTuple):
-    """A rule, and the specs without it."""
+    """A rule, and the specs without the rule."""
 
     where: str
     rule: str
@@ -99,7 +99,7 @@ def _rent_of(lifted: _Lifted, value: LineValue) -> RuleRent:
 
 
 def _lift_each(specs: Specs) -> Iterator[_Lifted]:
-    """Yield each rule together with the specs from which it is removed."""
+    """Yield each rule with the specs from which it is removed."""
     for key, offer in specs.offers.items():
         for rule, value, without in _offer_rules(offer):
             yield _Lifted(f"offers/{key}", rule, value, replace(specs, offers={**specs.offers, key: without}))

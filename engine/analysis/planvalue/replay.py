@@ -37,7 +37,7 @@ NOTHING: Chances = {SILENCE: 1.0}
 
 @dataclass(frozen=True)
 class ReplayedPlan:
-    """A plan's probabilities in each of the n rows, and the rows (n,) on which it can be evaluated.
+    """A plan's probabilities in each of the n rows, and whether each row (n,) can be evaluated.
 
     A policy that had to be trained is not evaluated on the customers that trained it first.
     """
@@ -65,7 +65,7 @@ class PlanReplay:
         self._states = [self._state_of(at) for at in range(len(log.rows))]
 
     def replay(self, plan: Plan) -> ReplayedPlan:
-        """The plan's probabilities in each row."""
+        """The plan's probabilities in every row."""
         taught = plan.taught
         kept = {key: one for key, one in taught.items() if _means_the_same(self._taught.get(key), one)}
         choices = [self._decide(plan, at, self._snapshots_of(kept, at)) for at in range(len(self.log.rows))]
@@ -87,7 +87,7 @@ class PlanReplay:
         return ReplayedPlan([chances_of(choice) for choice in choices], evaluated, sorted(untrained))
 
     def _snapshots_of(self, kept: Mapping[str, Selection], at: int) -> dict[str, Snapshot]:
-        """The state of the policy that served a row, fitted to the plan that keeps it."""
+        """The state of the policy that served a row, in the form that the plan needs."""
         key, _, version = (self.log.rows[at].policy or "").rpartition("@")
         state, selection = self._states[at], kept.get(key)
         if not state or selection is None:
@@ -96,7 +96,7 @@ class PlanReplay:
         return {key: Snapshot(policy, int(version))}
 
     def _state_of(self, at: int) -> dict[str, float]:
-        """The chances of the policy that served a row; empty where nothing was learnt or recorded."""
+        """The chances of the policy that served a row; empty without a learnt or recorded state."""
         row, trace = self.log.rows[at], self.log.traces[self.log.rows[at].decision_id]
         selection = self._taught.get((row.policy or "").rpartition("@")[0])
         recorded = trace.probabilities.get(row.placement)
@@ -109,7 +109,7 @@ class PlanReplay:
         return recover_chances(selection, row.candidates, recorded, factors)
 
     def _decide(self, plan: Plan, at: int, snapshots: Mapping[str, Snapshot], *, trace: bool = False) -> Choice | None:
-        """The plan's choice in a row; None where the plan does not have the channel or the placement."""
+        """The plan's choice in a row; None if the plan lacks the channel or the placement."""
         row = self.log.rows[at]
         logged = self.log.traces[row.decision_id]
         before = _shown_above(plan, self.log.beside[row.decision_id], logged.request.placements, row.placement)
@@ -131,13 +131,13 @@ class PlanReplay:
         return decision.choices[row.placement]
 
     def _ends(self) -> list[float]:
-        """The numbers of customers at which the parts end that train a policy one after another."""
+        """The numbers of customers at which the successive training parts of a policy end."""
         customers = int(self.customer.max()) + 1
         ends: list[float] = np.unique(np.ceil(np.linspace(FIRST_PART, 1, PARTS + 1) * customers)).tolist()
         return ends
 
     def _train(self, selection: Selection, choices: Sequence[Choice | None]) -> Iterator[tuple[Bandit, np.ndarray]]:
-        """The policy of a selection at each stage of its training, with the rows (n,) to evaluate it on."""
+        """A selection's policy after each stage of training, with the rows (n,) to evaluate it on."""
         places = {arm: place for place, arm in enumerate(selection.arms)}
         rows = [
             at
@@ -162,7 +162,7 @@ class PlanReplay:
 
 
 def _means_the_same(before: Selection | None, after: Selection) -> bool:
-    """Whether what a policy learnt under one plan serves under another."""
+    """Whether a policy's state under one plan is valid under another."""
     return before is not None and meaning_of(before) == meaning_of(after)
 
 
@@ -176,13 +176,13 @@ def chances_of(choice: Choice | None) -> Chances:
 
 
 def _shown_above(plan: Plan, shown: Mapping[str, str], order: Sequence[str], placement: str) -> dict[str, str]:
-    """What the placements before this one in a request showed, which a replay forces."""
+    """The offers of earlier placements in a request, which a replay forces."""
     above = order[: order.index(placement)] if placement in order else ()
     return {key: shown[key] for key in above if shown.get(key) in plan.offers and key not in plan.experiments}
 
 
 def _without_prices(logged: Trace, row: ShownRow) -> Availability:
-    """The availability of a decision whose prices are replaced by the offers that they closed."""
+    """A decision's availability, with prices replaced by the offers that they closed."""
     limits = logged.availability
     if not limits.prices:
         return limits
@@ -194,7 +194,7 @@ def _without_prices(logged: Trace, row: ShownRow) -> Availability:
 
 
 def _at_the_time(plan: Plan, logged: Trace) -> Plan:
-    """The plan with what was paused, and the positions of ramps, at the time of a decision."""
+    """The plan with the pauses and ramp positions at a decision's time."""
     if not logged.paused and not logged.ramped:
         return plan
     return replace(plan, paused=frozenset(logged.paused), ramped=logged.ramped)

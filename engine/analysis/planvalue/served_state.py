@@ -1,4 +1,4 @@
-"""The state in which a policy served a logged decision, from the probabilities in the decision's record.
+"""Recovers the state in which a policy served a logged decision, from the decision's probabilities.
 
 A record has the final probabilities of the candidates where a learnt policy chose. Silence, arbitration and the floor
 are taken out of them by the formulas that put them in, so that another plan can put in its own. Offers that were no
@@ -21,13 +21,13 @@ from policies.batches import Floats
 
 @dataclass(frozen=True, eq=False)
 class ServedChances(Bandit):
-    """A policy in one decision: its chances of the arms that were candidates, before its floor."""
+    """A policy's chances in one decision for each candidate, before the floor."""
 
     kind: ClassVar[str] = "as served"
     served: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - as every policy
-        """The chances (n,) in the decision, of these arms alone."""
+        """The chances (n,) of these arms only, in this decision."""
         asked = [self.arms[place] for place in np.arange(len(self.arms))[among].tolist()]
         usual = sum(self.served.values()) / max(len(self.served), 1)
         chances = np.array([self.served.get(arm, usual) for arm in asked])
@@ -64,7 +64,7 @@ def recover_chances(
 
 
 def _without_floor(p: Floats, least: float) -> Floats:
-    """Probabilities (n,) before each got `least`; even ones where the floor left no room."""
+    """Probabilities (n,) before each was raised to `least`; even ones if the floor fixed them all."""
     room = 1 - p.size * least
     if room <= 1e-9:
         return np.full(p.size, 1 / p.size)

@@ -1,4 +1,4 @@
-"""What the log's decisions showed at their placements, with their traces: the rows that a plan is valued on.
+"""The rows on which a plan is valued: the offers that logged decisions showed at placements, with traces.
 
 A row was exposed, or shows nothing and so cannot be. Of a large log the rows are those of a random part of the
 customers, chosen by a hash of their ids.
@@ -26,7 +26,7 @@ _HASHES = 1 << 16
 
 
 class ShownRow(NamedTuple):
-    """What one placement showed in one decision; `propensity` is that of the offer, whichever creative was shown.
+    """One placement's offer in one decision; `propensity` is the offer's, whichever creative was shown.
 
     `arm` is the offer, or silence. `time` is in seconds since 1970. `reward` is None where none has arrived.
     """
@@ -46,7 +46,7 @@ class ShownRow(NamedTuple):
 
 
 class ShownLog(NamedTuple):
-    """The rows of a log in the order of time, the traces of their decisions, and how much of the log they are.
+    """A log's rows in time order, their decisions' traces, and the share of the log that they cover.
 
     `rows_per_day` is that of the whole log.
     """
@@ -92,7 +92,7 @@ def read_shown_log(log_dir: Path) -> ShownLog:
 
 
 def _read_rows(source: DuckDB, log_dir: Path) -> tuple[list[ShownRow], int, str, dict[str, dict[str, str]]]:
-    """The rows, how many the whole log has, the table of the rows, and `beside` of `ShownLog`."""
+    """The rows, the number in the whole log, the table of the rows, and `beside` of `ShownLog`."""
     decided = read_log_table(source, log_dir, "decisions")
     decided = decided.filter(decided["kind"] == "offer")
     seen = read_log_table(source, log_dir, "exposures").select("decision_id", "key", "position").distinct()

@@ -34,7 +34,7 @@ def render_evaluation(report: EvaluationReport) -> RenderableType:
 
 
 def _summary_table(policies: list[PolicyValue], against_log: dict[str, PolicyDifference], level: str) -> Table:
-    """Two lines per policy: its value and its difference from the log's mean, where they can be estimated."""
+    """Two lines per policy: its value and its difference from the log's mean, if they can be estimated."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("policy\n  verdict")
     table.add_column(f"value (DR)\n{level} interval", justify="right")
@@ -141,7 +141,7 @@ def _range(interval: ValueEstimate | BernsteinInterval) -> str:
 
 
 def _figure(value: float, sign: str = "-") -> str:
-    """Four significant digits, and all digits before the point."""
+    """A number with four significant digits, or all digits before the point."""
     return f"{value:{sign}z,.0f}" if abs(value) >= 1000 else f"{value:{sign}z#.4g}"
 
 

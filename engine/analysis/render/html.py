@@ -1,4 +1,4 @@
-"""A report as one HTML file that embeds its charts and scripts, so that it can be mailed and opened offline."""
+"""A report as one HTML file with embedded charts and scripts, which can be mailed and opened offline."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ def report_chart(report: Report) -> LayerChart:
 
 
 class Place(Protocol):
-    """Adds a chart's specification to the end of the page and returns the element that it is drawn into."""
+    """Appends a chart's specification to the page, and returns the element that shows it."""
 
     def __call__(self, chart: LayerChart | None) -> str:
-        """The element's HTML, empty without a chart."""
+        """The element's HTML; empty without a chart."""
         ...
 
 
 def page(title: str, body: Callable[[ModuleType, Place], Iterable[str]]) -> str:
-    """A whole page of the parts of `body`, which gets the Altair module and a `Place` for charts.
+    """A whole page with the parts of `body`, which gets the Altair module and a `Place` for charts.
 
     Raises:
         MissingExtra: if the extra `dashboard` is not installed.
@@ -208,7 +208,7 @@ def _cells(metric: MetricReport, control: str) -> Iterable[str]:
 
 
 def effects_chart(alt: ModuleType, report: Report) -> LayerChart | None:
-    """The relative effects with their intervals, None where no metric has one."""
+    """The relative effects with their intervals; None if no metric has one."""
     rows = [
         row_of(f"{metric.metric}, {metric.variant}", e, metric.direction)
         for metric in report.metrics
@@ -251,7 +251,7 @@ def _novelty(alt: ModuleType, report: Report, place: Place) -> str:
 
 
 def row_of(name: str, effect: Effect, direction: Direction) -> Row:
-    """A row of `intervals`, green where the effect is significantly good, red where bad."""
+    """A row of `intervals`, green if the effect is significantly good, red if bad."""
     sign = 1 if direction == "increase" else -1
     side = sign * ((effect.low > 0) - (effect.high < 0))
     tone = GOOD if side > 0 else BAD if side < 0 else OPEN

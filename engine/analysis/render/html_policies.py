@@ -55,7 +55,7 @@ def policies_html(report: PolicyReport) -> str:
 
 
 def _gain_lines(report: PolicyReport) -> Iterable[str]:
-    """The difference of each policy's reward rate from uniform choice, a sentence each."""
+    """A sentence per policy with the difference of its reward rate from uniform choice."""
     for policy, gain in report.against_uniform.items():
         if isinstance(gain, NotEstimable):
             tone, line = "open", f"{policy} against uniform choice: {gain.not_estimable}."
@@ -109,7 +109,7 @@ def _creatives_table(report: PolicyReport) -> str:
 
 
 def _contrasts_table(report: PolicyReport) -> str:
-    """Each pair of offers that were candidates together."""
+    """The pairs of offers that were candidates together."""
     rows = []
     for row in report.contrasts:
         effect = row.effect

@@ -1,4 +1,4 @@
-"""A measurement report as one HTML page: a sentence, a figure, a picture, the tables, and what it is not."""
+"""A measurement report as one HTML page: a sentence, a figure, a picture, tables, and limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SERIES = 12
 
 
 def measure_html(*reports: MeasureReport) -> str:
-    """Whole reports as a page, several below each other with links to each; needs the extra `dashboard`.
+    """Reports as one page, linked to each other; needs the extra `dashboard`.
 
     Raises:
         MissingExtra: if the extra is not installed.
@@ -65,7 +65,7 @@ def measure_html(*reports: MeasureReport) -> str:
 
 
 def _contents(reports: Sequence[MeasureReport]) -> str:
-    """A line for each report: its title, which leads to it, and its figure in money."""
+    """A line per report: its linked title and its figure in money."""
     items = "".join(
         f'<li><a href="#{html.escape(one.report)}">{html.escape(title_of(one))}</a>: '
         f"{html.escape(figure_text(one.money, one.currency))} ({html.escape(one.standing)})</li>"
@@ -134,7 +134,7 @@ def _table(table: ReportTable, currency: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """A text as HTML, with what stands between backticks as code."""
+    """A text as HTML, with backticked parts as code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 

@@ -24,7 +24,7 @@ MOST_ROWS = 40
 
 
 def render_measure(report: MeasureReport) -> RenderableType:
-    """The report: its sentence, its figure in money, its tables, and what it is not."""
+    """The report as text: its sentence, its money figure, its tables, and its limits."""
     lines: list[RenderableType] = [
         Text(""),
         Text(f"{title_of(report)}{f', as of {report.as_of}' if report.as_of else ''}", style="bold"),
@@ -43,7 +43,7 @@ def render_measure(report: MeasureReport) -> RenderableType:
 
 
 def shown_tables(report: MeasureReport) -> list[ReportTable]:
-    """The tables of a report that have a row."""
+    """The tables of a report that have rows."""
     return [table for table in report.tables() if table.rows]
 
 
@@ -70,7 +70,7 @@ LEAST_SHOWN = 0.0001
 
 
 def cell_text(cell: ReportCell) -> str:
-    """A cell without a unit for people: large numbers without decimals, others with four significant digits."""
+    """A unitless cell for people: large numbers without decimals, others with four significant digits."""
     if cell is None:
         return "-"
     if isinstance(cell, str):
@@ -83,7 +83,7 @@ def cell_text(cell: ReportCell) -> str:
 
 
 def table_texts(table: ReportTable, currency: str = "") -> list[list[str]]:
-    """The cells of a table for people: the numbers of a column have the same unit and digits."""
+    """A table's cells for people: the numbers of a column share unit and digits."""
     digits = [_digits(table, at) for at in range(len(table.columns))]
     return [
         [_unit_text(cell, table, (row, at), digits=digits[at], currency=currency) for at, cell in enumerate(cells)]
@@ -92,7 +92,7 @@ def table_texts(table: ReportTable, currency: str = "") -> list[list[str]]:
 
 
 def table_names(table: ReportTable, currency: str = "") -> list[str]:
-    """The names of a table's columns, with the currency of those that hold money."""
+    """A table's column names, with the currency for columns of money."""
     units = [table.units.get(at) if name not in {"low", "high"} else "" for at, name in enumerate(table.columns)]
     return [
         f"{name} ({currency})" if currency and unit in {"money", "cents"} else name
@@ -101,7 +101,7 @@ def table_names(table: ReportTable, currency: str = "") -> list[str]:
 
 
 def _digits(table: ReportTable, column: int) -> int:
-    """The decimals of a column of money or counts, by its largest number."""
+    """The decimals of a column of money or counts, given its largest number."""
     numbers = (row[column] for row in table.rows)
     most = max((abs(cell) for cell in numbers if isinstance(cell, int | float)), default=0.0)
     if table.units.get(column) == "count":
@@ -124,7 +124,7 @@ def _unit_text(cell: ReportCell, table: ReportTable, place: tuple[int, int], *, 
 
 
 def is_figure(table: ReportTable, column: int) -> bool:
-    """Whether a column holds numbers."""
+    """Whether a column contains numbers."""
     cells = [row[column] for row in table.rows if row[column] is not None]
     return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 

@@ -32,7 +32,7 @@ STYLES: dict[LineVerdict | RentVerdict, str] = {
 
 
 def render_plan_value(value: PlanValue) -> RenderableType:
-    """What each changed line earns, and all together."""
+    """The value of each changed line, and of all together."""
     head = f"{value.decisions:,} decisions of {value.customers:,} customers, {value.days:.1f} days, {value.currency}"
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("changed lines")
@@ -56,7 +56,7 @@ def render_plan_value(value: PlanValue) -> RenderableType:
 
 
 def describe_line(line: ChangedLine) -> str:
-    """`offers/tea.yaml:7 lever 1 → 2`."""
+    """A changed line as `offers/tea.yaml:7 lever 1 → 2`."""
     if not line.path:
         is_kept = msgspec.UNSET not in (line.old, line.new)
         return f"{line.file} {'changed' if is_kept else 'is new' if line.old is msgspec.UNSET else 'is removed'}"
@@ -85,7 +85,7 @@ def _short(value: object) -> str:
 
 
 def render_rent(report: RentReport) -> RenderableType:
-    """What each rule costs."""
+    """The cost of each rule."""
     head = (
         f"{report.decisions:,} decisions of {report.customers:,} customers, {report.days:.1f} days, {report.currency}"
     )
@@ -123,7 +123,7 @@ def _figures(effect: Effect, style: str, spec: str) -> Text:
 
 
 def _reasons(line: LineValue | RuleRent) -> list[str]:
-    """Why a line has no figures, and what would give some."""
+    """The reason why a line has no figures, with the remedy."""
     refused = line.per_thousand
     if not isinstance(refused, NotEstimable):
         return []
@@ -131,7 +131,7 @@ def _reasons(line: LineValue | RuleRent) -> list[str]:
 
 
 def _month_notes(lines: Sequence[LineValue | RuleRent]) -> list[str]:
-    """Why lines with figures have none per month, once for all of them."""
+    """The reason why lines with figures have none per month, once for all."""
     months = [line.per_month for line in lines if not isinstance(line.per_thousand, NotEstimable)]
     refused = [month.not_estimable for month in months if isinstance(month, NotEstimable)]
     return [f"per 30 days: {why}" for why in dict.fromkeys(refused)]

@@ -42,7 +42,7 @@ COLUMNS: dict[str, type[str | float]] = {
 
 
 def import_library(name: str, caller: str) -> ModuleType:
-    """An optional library.
+    """Imports an optional library.
 
     Raises:
         BadInput: if it is not installed.

@@ -48,13 +48,13 @@ def render(report: Report) -> RenderableType:
 
 
 def heading(report: Report) -> str:
-    """The title of the report, with the experiment's key if that is another."""
+    """The title of the report, with the experiment's key if it differs."""
     is_titled = report.title and report.title != report.experiment
     return f"{report.title} ({report.experiment})" if is_titled else report.experiment
 
 
 def describe_design(report: Report) -> list[str]:
-    """The facts of the experiment's file and the method, a line each; the method alone for a table."""
+    """The facts of the experiment's file and the method, one per line; for a table only the method."""
     method = f"Method: {_METHODS[report.method]}, {100 * (1 - report.alpha):.6g}% intervals."
     if not report.channels:
         return [method]
@@ -85,7 +85,7 @@ UNVERIFIED = "could not be verified"
 
 
 def describe_first_verdict(report: Report) -> list[str]:
-    """The verdict by the question of the first exposure, and what changed; nothing where nothing did."""
+    """The verdict by the first question, and its changes; empty if nothing changed."""
     first = report.first_verdict
     if report.unverified_question:
         return [f"Whether the question changed after the first exposure {UNVERIFIED}: {report.unverified_question}."]
@@ -120,7 +120,7 @@ def _amount(value: float, sign: str = "-") -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """Sentences below the table: the best of many, the null region, p-values, covariates, guardrails, chance to win."""
+    """Sentences below the table: multiplicity, null region, p-values, covariates, guardrails, chance to win."""
     found = []
     primary = [metric for metric in report.metrics if metric.role == "primary"]
     best = {metric.variant: metric.chance_best for metric in primary if metric.chance_best is not None}
@@ -179,7 +179,7 @@ def _raw_means(report: Report, metric: str) -> str:
 
 
 def _relative_p(metric: MetricReport) -> float | None:
-    """The relative effect's p-value where it differs from the absolute effect's, as with log and linear delta."""
+    """The relative effect's p-value if it differs from the absolute effect's, as with log and linear delta."""
     share, difference = metric.relative, metric.absolute
     if not (isinstance(share, Effect) and isinstance(difference, Effect)) or share.p is None or difference.p is None:
         return None
@@ -194,7 +194,7 @@ _GUARDS = {
 
 
 def _guard_text(metric: MetricReport) -> str:
-    """Whether a guardrail holds its margin, and what an open one waits for."""
+    """Whether a guardrail stays within its margin, and what an open one lacks."""
     if isinstance(metric.relative, NotEstimable):
         return f"its margin of {format_level(metric.margin or 0.0)} cannot be tested: {metric.relative.not_estimable}."
     if metric.guard == "open" and isinstance(metric.joint, NotEstimable):
@@ -206,7 +206,7 @@ def _guard_text(metric: MetricReport) -> str:
 
 
 def _segment_table(part: SegmentReport) -> Table:
-    """Effects by segment, in the metric's unit, as measured and shrunken towards their mean."""
+    """Effects by segment in the metric's unit, measured and shrunken towards their mean."""
     table = Table(
         title=f"{part.metric}, {part.variant}, by {part.trait}", title_justify="left", box=None, pad_edge=False
     )
@@ -295,7 +295,7 @@ def render_policies(report: PolicyReport) -> RenderableType:
 
 
 def _contrast_lines(report: PolicyReport) -> list[RenderableType]:
-    """The offers that differ, a line for each pair, and the number of pairs that do not."""
+    """A line for each pair of offers that differ, and the number of pairs that do not."""
     known = [(row, row.effect) for row in report.contrasts if isinstance(row.effect, Effect)]
     apart = [(row, effect) for row, effect in known if effect.low > 0 or effect.high < 0]
     lines: list[RenderableType] = [
@@ -328,7 +328,7 @@ def _offers_table(report: PolicyReport) -> RenderableType:
 
 
 def _creatives_table(report: PolicyReport) -> list[RenderableType]:
-    """The creatives by offer, channel and segment; nothing where no offer has any."""
+    """The creatives by offer, channel and segment; empty if no offer has any."""
     if not report.creatives:
         return []
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -350,6 +350,6 @@ def _creatives_table(report: PolicyReport) -> list[RenderableType]:
 
 
 def _period_cell(row: OfferRow) -> str:
-    """The offer's value in each period, a question mark where it has none."""
+    """The offer's value in each period; a question mark if there is none."""
     values = [period.value for period in row.periods]
     return " → ".join(f"{value.estimate:.3f}" if isinstance(value, Effect) else "?" for value in values)

@@ -1,4 +1,4 @@
-"""A/A tests: the false-positive rate and coverage of a report over random splits of real units without any effect."""
+"""A/A tests: a report's false-positive rate and coverage over random splits of real units without an effect."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def aa_experiment(
 
 
 def control_share(question: ExperimentQuestion) -> float:
-    """Control's share of its own units and those of the smallest variant that has any."""
+    """Control's share of its units and those of the smallest other variant with units."""
     own = question.weights[question.control]
     others = [share for name, share in question.weights.items() if name != question.control and share > 0]
     least = min(others, default=own)
@@ -137,7 +137,7 @@ def control_share(question: ExperimentQuestion) -> float:
 
 
 def plan_splits(runs: int, seed: int, inference: Inference, *, share: object, looks: object) -> Splits:
-    """The splits of a check, with the usual number of looks where none is given.
+    """The splits of a check, with the default number of looks if none is given.
 
     Raises:
         BadInput: if an argument is out of its range.
@@ -175,7 +175,7 @@ def _check_measures(source: Engine, frame: Frame, measures: Sequence[Measure], s
 
 
 def _check_quantile(source: Engine, rows: Frame, measure: Measure, splits: Splits) -> Check:
-    """The check of a quantile of rows with a value `x` and, where rows are not units, a `unit`."""
+    """The check of a quantile of rows with a value `x` and, if rows are not units, a `unit`."""
     splits.check()
     found = source.rows(rows.filter(rows["x"].notnull()).order_by("x"))
     x = np.array([row[0] for row in found], dtype=np.float64)
@@ -186,6 +186,6 @@ def _check_quantile(source: Engine, rows: Frame, measure: Measure, splits: Split
 
 
 def _has_non_finite(rows: Sequence[ResultRow], at: int) -> bool:
-    """Whether a column holds NaN or infinity, with which unlike with a missing value its mean is undefined."""
+    """Whether a column has NaN or infinity, which (unlike missing values) leave its mean undefined."""
     cells = (row[at] for row in rows)
     return any(isinstance(cell, float) and not math.isfinite(cell) for cell in cells)

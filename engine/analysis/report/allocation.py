@@ -1,4 +1,4 @@
-"""The shares with which an experiment's units were assigned, as their decisions logged them.
+"""The logged shares with which an experiment's units were assigned.
 
 Weights may be edited while an experiment runs. Every decision logs the share of its variant, so units of one plan, or
 of several with the same shares, form a period with one allocation. The split is tested within periods. Effects are
@@ -30,7 +30,7 @@ TOLERANCE = 1e-6
 
 
 class Allocation(NamedTuple):
-    """The shares of the variants by period, in the order of time, and the period of each plan."""
+    """The variants' shares by period, in time order, and the period of each plan."""
 
     shares: Sequence[Shares]
     plans: Mapping[str | None, int]
@@ -55,7 +55,7 @@ class Allocation(NamedTuple):
         }
 
     def test_split(self, units: Mapping[int, Counts], looks: Sequence[Mapping[int, Counts]] | None) -> SampleRatio:
-        """The test of the split: that of the single period, or the smallest p-value times the number of periods.
+        """The test of the split: the single period's, or the smallest p-value times the number of periods.
 
         Args:
             units: by period and variant.
@@ -81,13 +81,13 @@ class Allocation(NamedTuple):
         )
 
     def describe(self) -> str:
-        """The periods' shares, for people."""
+        """The periods' shares as text."""
         listed = ["/".join(f"{share:.3g}" for share in shares.values()) for shares in self.shares]
         return ", then ".join(listed)
 
 
 def read_allocation(source: DuckDB, decisions: ir.Table, weights: Shares) -> Allocation:
-    """The allocation by the shares that decisions logged; the planned `weights` where none did.
+    """The allocation by logged shares; by the planned `weights` if none were logged.
 
     Args:
         source: the engine of the log.
@@ -117,7 +117,7 @@ def read_allocation(source: DuckDB, decisions: ir.Table, weights: Shares) -> All
 
 
 def _complete(logged: Shares, weights: Shares) -> dict[str, float]:
-    """The shares of all variants: what the logged ones leave goes to the others in proportion to their weights."""
+    """The shares of all variants: unlogged ones divide the rest in proportion to their weights."""
     others = {name: weight for name, weight in weights.items() if name not in logged}
     rest, total = max(0.0, 1.0 - math.fsum(logged.values())), math.fsum(others.values())
     shares = {

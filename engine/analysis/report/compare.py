@@ -93,7 +93,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         return treatment if isinstance(treatment, NotEstimable) else (control, treatment, 0.0)
 
     def arm(self, measure: Measure, name: str) -> Arm | None:
-        """The value of one variant without covariates, None where it has no variance."""
+        """One variant's value without covariates; None if it has no variance."""
         if not measure.rules.has_moments:
             known = self.quantiles[measure.name].get(name)
             return known if isinstance(known, Arm) else None
@@ -158,7 +158,7 @@ def compare(measure: Measure, variant: str, evidence: Evidence, inference: Infer
 
 
 class _Effects(msgspec.Struct, frozen=True, kw_only=True):
-    """Both effects of two arms, the arms with the variances by which they were estimated, and a note on these."""
+    """Both effects of two arms, the arms with the variances used, and a note on these."""
 
     absolute: Effect
     relative: Effect | NotEstimable
@@ -171,7 +171,7 @@ class _Effects(msgspec.Struct, frozen=True, kw_only=True):
 def _estimate_effects(
     measure: Measure, control: Arm, treatment: Arm, inference: Inference, stretch: float
 ) -> _Effects | NotEstimable:
-    """Both effects: by exact tests where counts are small, with borrowed variances where outcomes are few."""
+    """Both effects: exact tests for small counts, borrowed variances for few outcomes."""
     loan = arrange_loan(control, treatment, _shape(measure), is_repeated=inference.method in REPEATED)
     ours, theirs = plug_in_arms(control, treatment, loan) if loan else (control, treatment)
     if inference.method == "fixed" and _is_plain_share(measure):
@@ -194,7 +194,7 @@ def _estimate_effects(
 
 
 def _shape(measure: Measure) -> Shape:
-    """The relation of the variance of one unit to the metric's mean."""
+    """The relation of a unit's variance to the metric's mean."""
     return "share" if _is_plain_share(measure) else "scale"
 
 
@@ -204,7 +204,7 @@ def _raw_means(measure: Measure, variant: str, evidence: Evidence) -> dict[str, 
 
 
 def _too_few_outcomes(measure: Measure, variant: str, evidence: Evidence, inference: Inference) -> NotEstimable | None:
-    """Why the metric has too few outcomes for an interval, None if it has enough."""
+    """The reason why outcomes are too few for an interval; None if they suffice."""
     if not measure.rules.has_moments:
         return None
     arms = {name: evidence.arm(measure, name) for name in (evidence.control, variant)}
@@ -214,7 +214,7 @@ def _too_few_outcomes(measure: Measure, variant: str, evidence: Evidence, infere
 
 
 def _stretch(measure: Measure, variant: str, evidence: Evidence) -> float:
-    """By how much the interval of a single look is wider because outcomes are few."""
+    """The factor by which few outcomes widen a single look's interval."""
     ours, theirs = (evidence.arm(measure, name) for name in (evidence.control, variant))
     if not measure.rules.has_moments or _is_plain_share(measure) or ours is None or theirs is None:
         return 1.0
@@ -222,7 +222,7 @@ def _stretch(measure: Measure, variant: str, evidence: Evidence) -> float:
 
 
 def _refused(base: MetricReport, reason: NotEstimable, measure: Measure, evidence: Evidence) -> MetricReport:
-    """The row of a comparison without an estimate: the units of each side and, where it is finite, its mean."""
+    """The row of a comparison without an estimate: each side's units and finite mean."""
     known = {name: evidence.arm(measure, name) for name in (evidence.control, base.variant)}
     arms = {name: arm for name, arm in known.items() if arm is not None}
     return msgspec.structs.replace(
@@ -286,7 +286,7 @@ def _credible(
 
 
 def interpret(difference: Effect, posterior: Bayes | NotEstimable, inference: Inference) -> str:
-    """The relation of one comparison's chance to win to its p-value and interval, as a sentence."""
+    """A sentence that relates a comparison's chance to win to its p-value and interval."""
     if isinstance(posterior, NotEstimable):
         return ""
     win = format_chance(posterior.chance_to_win)
@@ -319,7 +319,7 @@ def interpret(difference: Effect, posterior: Bayes | NotEstimable, inference: In
 def compare_all(
     measures: Sequence[Measure], variants: Sequence[str], evidence: Evidence, inference: Inference
 ) -> list[MetricReport]:
-    """Every variant against control on every measure, p-values adjusted, with the chance of being best of all."""
+    """Every variant against control on every measure, with adjusted p-values and chances of being best."""
     reports = []
     for measure in measures:
         rows = [compare(measure, name, evidence, inference) for name in variants if name != evidence.control]
@@ -333,7 +333,7 @@ def compare_all(
 def _chances_and_losses(
     measure: Measure, rows: Sequence[MetricReport], evidence: Evidence, inference: Inference
 ) -> dict[str, tuple[float, float | None]]:
-    """Chance and loss under the prior, over the variants that can be estimated and control."""
+    """Chance and loss under the prior, over control and the variants with an estimate."""
     sides = {row.variant: evidence.sides(measure, row.variant) for row in rows}
     known = {name: found[:2] for name, found in sides.items() if not isinstance(found, NotEstimable)}
     good = 1.0 if measure.direction == "increase" else -1.0
@@ -353,7 +353,7 @@ def _chances_and_losses(
 def _shrunken_chances_and_losses(
     known: Mapping[str, tuple[Arm, Arm]], control: str, inference: Inference, good: float
 ) -> dict[str, tuple[float, float | None]]:
-    """Chance and loss where the prior is informative, from each variant's own posterior against control.
+    """Chance and loss with an informative prior, from each variant's posterior against control.
 
     Every relative effect is shrunken as in its row. The effects share control's error. What is left of that error
     after shrinkage is control's own, the least of them where arms are uneven; the rest of each posterior variance is
@@ -375,12 +375,12 @@ def _shrunken_chances_and_losses(
 
 
 def _is_near_zero(control: Arm, inference: Inference) -> bool:
-    """Whether control's mean is within its own error of zero."""
+    """Whether control's mean is within its standard error of zero."""
     return abs(control.value) <= normal_quantile(1 - inference.alpha / 2) * math.sqrt(control.variance)
 
 
 def _adjust_p_values(metrics: Sequence[MetricReport]) -> list[MetricReport]:
-    """The metrics with each p-value adjusted within its family: the metrics and variants that share a role.
+    """The metrics with p-values adjusted within each family: metrics and variants with the same role.
 
     Holm controls the family-wise error rate of primary metrics and of guardrails, which decide the verdict;
     Benjamini and Hochberg control the false discovery rate of secondary metrics, which explore.

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _Statistics:
-    """The statistics of one report: `groups` by variant, crossover and trait, and the measures asked for.
+    """The statistics of one report: `groups` by variant, crossover and trait, and the requested measures.
 
     `segment` is the trait by which effects are reported as well.
     """
@@ -246,7 +246,7 @@ def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
 
 
 def _annotate(source: DuckDB, reports: Sequence[MetricReport], data: ExperimentUnits) -> list[MetricReport]:
-    """The rows with their covariates described by metric and days, with their caps and response rates."""
+    """The rows with covariates described by metric and days, with caps and response rates."""
     response = {
         measure.name: {
             name: answered / n for name, (answered, n) in count_responses(source, data.units, measure).items() if n
@@ -306,7 +306,7 @@ def _count_periods(groups: Groups) -> dict[int, dict[str, int]]:
 def _poststratify_groups(
     groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure], *, by_trait: bool
 ) -> dict[str, Group]:
-    """Totals the groups as `_total_groups` does, weighted over the allocation's periods and the trait's values.
+    """Totals groups as `_total_groups` does, weighted over allocation periods and the trait's values.
 
     Not weighted where some variant has no units at all.
     """

@@ -1,4 +1,4 @@
-"""The flags of an experiment's report: faults of the split and dominant units, a sentence each."""
+"""The flags of an experiment's report: sentences on faults of the split and dominant units."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def experiment_flags(
     daily: DailyUnits,
     winsorized: Mapping[str, Winsorized],
 ) -> list[str]:
-    """The faults of the units and their split, a sentence each.
+    """A sentence for each fault of the units and their split.
 
     Args:
         source: the engine that holds `units`.
@@ -86,7 +86,7 @@ def experiment_flags(
 
 
 def _flag_periods(allocation: Allocation) -> list[str]:
-    """A flag if the shares changed while the experiment ran, and how the report corrects for it."""
+    """A flag if shares changed while the experiment ran, with the report's correction."""
     if len(allocation.shares) == 1:
         return []
     changed = f"the weights changed while it ran ({allocation.describe()})"
@@ -96,7 +96,7 @@ def _flag_periods(allocation: Allocation) -> list[str]:
 def _flag_broken_splits(
     question: ExperimentQuestion, allocation: Allocation, groups: Groups, daily: DailyUnits
 ) -> list[str]:
-    """The segments and days whose own split is not the one that was served."""
+    """The segments and days whose split differs from the served one."""
     parts: dict[str, dict[int, dict[str, int]]] = {}
     for (variant, is_crossed, part, period), group in groups.items():
         if not is_crossed and part is not None:
@@ -132,7 +132,7 @@ def _dominant(source: DuckDB, units: ir.Table, measure: Measure, cap: Winsorized
 
 
 def count_responses(source: DuckDB, units: ir.Table, measure: Measure) -> dict[str, tuple[int, int]]:
-    """The units that answered, and all units that count, by variant, crossovers left out."""
+    """The units that answered, and all counted units, by variant, without crossovers."""
     kept = units.filter(~units["crossed"])
     answers = kept[measure.y.den or measure.y.num]
     counts = kept.group_by("variant").aggregate(answered=(answers > 0).sum(), n=answers.count())
@@ -140,7 +140,7 @@ def count_responses(source: DuckDB, units: ir.Table, measure: Measure) -> dict[s
 
 
 def flag_responses(source: DuckDB, units: ir.Table, measures: Sequence[Measure], *, sequential: bool) -> list[str]:
-    """The metrics of answers to which the variants responded at different rates: silence may be an effect as well."""
+    """The metrics with unequal response rates of variants, since not answering may be an effect too."""
     flags = []
     for measure in measures:
         if not measure.rules.is_of_answers:

@@ -68,7 +68,7 @@ def read_experiment_units(
     as_of: datetime | None,
     segment: Segment | None = None,
 ) -> ExperimentUnits:
-    """The experiment's units; arguments and errors as `analyze_experiment`."""
+    """The experiment's units; arguments and errors as in `analyze_experiment`."""
     until = int((as_of.timestamp() if as_of else time.time()) * SECOND)
     specs = _named_metrics(question, metrics)
     load_table_exposures(source, log_dir, question)
@@ -109,7 +109,7 @@ def read_experiment_units(
 
 
 def _named_metrics(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> list[MeasuredMetric]:
-    """The metrics the experiment names, the primary one first."""
+    """The metrics that the experiment names, the primary one first."""
     known = {spec.name: spec for spec in metrics}
     names = dict.fromkeys((question.primary, *question.secondary, *question.guardrails))
     missing = [name for name in names if name not in known]
@@ -121,7 +121,7 @@ def _named_metrics(question: ExperimentQuestion, metrics: Sequence[MeasuredMetri
 
 
 def _cut_at_looks(frame: ir.Table, looks: Mapping[str, PlannedLook], measures: Sequence[Measure]) -> ir.Table:
-    """The units with no value of a metric where they came after its last planned look."""
+    """The units, without a metric's value for those after its last planned look."""
     values = {
         name: (frame["first"] <= looks[measure.name].last).ifelse(frame[name], None)
         for measure in measures
@@ -134,7 +134,7 @@ def _cut_at_looks(frame: ir.Table, looks: Mapping[str, PlannedLook], measures: S
 def _sum_per_unit(
     frame: ir.Table, measures: list[Measure], question: ExperimentQuestion
 ) -> tuple[ir.Table, list[Measure]]:
-    """The sums over the customers of each unit (store, device), and measures whose means are per customer."""
+    """The sums over the customers of each unit (store, device), and measures with means per customer."""
     if question.unit == "customer":
         return frame.drop("unit", "customer"), measures
     columns = sorted({column for measure in measures for column in measure.columns})

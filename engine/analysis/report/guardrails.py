@@ -1,4 +1,4 @@
-"""Guardrails: whether a variant harms one beyond its margin, over all guardrails and variants together.
+"""Guardrails: whether a variant exceeds the margin of one, tested jointly over guardrails and variants.
 
 A guardrail is harmed if its whole interval lies beyond the margin. With ten guardrails and two variants, one of twenty
 intervals does so by chance in more than a third of all experiments without any effect. So harm is judged by intervals
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def share_level(
     metrics: Sequence[MetricReport], measures: Mapping[str, Measure], evidence: Evidence, inference: Inference
 ) -> list[MetricReport]:
-    """The metrics with the `joint` interval of each guardrail whose own interval lies beyond its margin.
+    """The metrics with the `joint` interval of each guardrail whose interval lies beyond its margin.
 
     Comparisons without an estimate count as well: they may have one at the next look.
 
@@ -62,7 +62,7 @@ def share_level(
 
 
 def is_harmed(metric: MetricReport) -> bool:
-    """Whether a guardrail's whole interval, the joint one where there is one, lies beyond its margin."""
+    """Whether a guardrail's whole interval (the joint one if present) lies beyond its margin."""
     return _is_beyond(metric.relative if metric.joint is None else metric.joint, metric)
 
 
@@ -75,7 +75,7 @@ def _is_beyond(effect: Effect | NotEstimable, metric: MetricReport) -> bool:
 
 
 def is_not_inferior(metric: MetricReport) -> bool:
-    """Whether a guardrail does not hold the variant back: its own interval lies within the margin.
+    """Whether a guardrail permits the variant: its interval lies within the margin.
 
     Without a margin only a significant improvement would show that, so there the variant is held back by a significant
     loss alone: by its own interval, also where the joint one is too wide to stop the experiment.
@@ -89,7 +89,7 @@ def is_not_inferior(metric: MetricReport) -> bool:
 
 
 def classify_guardrails(metrics: Sequence[MetricReport]) -> list[MetricReport]:
-    """The metrics with `guard` of each guardrail set: `harmed`, `passed`, or `open` while its interval is wide."""
+    """The metrics with each guardrail's `guard` set: `harmed`, `passed`, or `open` for a wide interval."""
     return [
         msgspec.structs.replace(metric, guard=_guard(metric)) if metric.role == "guardrail" else metric
         for metric in metrics

@@ -24,7 +24,7 @@ Verdict = Literal["ship", "keep running", "stop", "fix the data"]
 
 
 class RampPeriod(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a ramp in the report's period: the share of its audience that it let in, and the units that came."""
+    """A ramp step in the report's period: the admitted share of its audience, and its new units."""
 
     coverage: float
     begin: str
@@ -160,7 +160,7 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict, its reason, its value in money and what would change it. `days_left` is until a verdict is due."""
+    """The verdict, its reason, its money value and what would change it. `days_left` is until a verdict."""
 
     verdict: Verdict
     why: str

@@ -1,4 +1,4 @@
-"""The value of an effect in money per month, at the traffic of the report and full coverage."""
+"""The monthly value of an effect in money, at the report's traffic and full coverage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def money_per_month(
     traffic: Traffic,
     alpha: float,
 ) -> Money | NotEstimable:
-    """The value per month, at full traffic, of a variant's effect on the first metric in money.
+    """The monthly value, at full traffic, of a variant's effect on the first metric in money.
 
     A mean's effect is per unit and a ratio's per its denominator (a store's mean is per customer), so the effect is
     multiplied by their number. An experiment that runs longer gets fewer new units a day; the month is extrapolated

@@ -1,4 +1,4 @@
-"""Novelty: the primary metric's effect in windows of days since a unit's exposure, on units whose windows are over."""
+"""Novelty: the primary metric's effect by time since a unit's exposure, on units whose windows are over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FADE_Z = 2.58  # standard errors between the first and the last window: 1 % two-
 
 
 def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
-    """The primary metric for each window; none for ratios, quantiles and retention, which are not sums over time."""
+    """The primary metric for each window; empty for ratios, quantiles and retention, which are no sums over time."""
     if not primary.rules.has_daily_trend:
         return []
     end = primary.delay + primary.window if primary.window is not None else float("inf")
@@ -41,7 +41,7 @@ def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
 
 
 def daily_effect(effect: Effect | NotEstimable, window: float) -> Effect | NotEstimable:
-    """The effect per day of an effect over `window` seconds."""
+    """The effect per day, from an effect over `window` seconds."""
     if isinstance(effect, NotEstimable):
         return effect
     days = window / DAY

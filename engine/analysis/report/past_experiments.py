@@ -98,7 +98,7 @@ def baseline_of_log(
 
 
 def _pool_within(strata: Sequence[Group], metric: str) -> Group:
-    """All strata as one group whose variance is that within them, which is left where a report compares within them."""
+    """All strata as one group with the variance within them, which remains in a stratified report."""
     whole = reduce(add, strata)
     parts = [group.moments[metric] for group in strata]
     n, degrees = sum(part.n for part in parts), sum(part.n - 1 for part in parts)
@@ -117,7 +117,7 @@ class PairTraffic(NamedTuple):
 
 
 def pair_traffic(plan: Plan, key: str, log_dir: Path) -> PairTraffic:
-    """The traffic of the two variants of experiment `key` between which its report can tell the least.
+    """The traffic of the pair of variants of experiment `key` with the least power.
 
     Raises:
         BadInput: as `baseline_of_plan`.

@@ -1,4 +1,4 @@
-"""The check of exposures before any effect: whether every variant exposed the same share of its assigned units."""
+"""Checks exposures before any effect: whether every variant exposed the same share of its assigned units."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def exposure_check(
 
 
 def _fixed_p(seen: Floats, total: Floats) -> float:
-    """Chi-square's p-value, or the smallest exact one times the number of comparisons; two variants are one."""
+    """Chi-square's p-value, or the smallest exact one times the number of comparisons (one for two variants)."""
     from engine.analysis.stats import proportions  # noqa: PLC0415 # see distributions
 
     tables = _tables(seen, total)
@@ -86,7 +86,7 @@ def _sequential_p(seen: Floats, total: Floats) -> float:
 
 
 def _tables(seen: Floats, total: Floats) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The exposed and the assigned units of each variant and of all others together."""
+    """The exposed and assigned units of each variant and of all others together."""
     return [
         ((int(own), int(seen.sum() - own)), (int(size), int(total.sum() - size)))
         for own, size in zip(seen, total, strict=True)
@@ -94,7 +94,7 @@ def _tables(seen: Floats, total: Floats) -> list[tuple[tuple[int, int], tuple[in
 
 
 def exposure_request(experiment: str) -> str:
-    """The lines that send an exposure, for a report without any."""
+    """The lines that send an exposure, for a report without exposures."""
     return (
         f"Send an exposure when a customer sees the variant of {experiment}, with the decision_id of the answer that\n"
         "assigned it (metadata.decisionId of a bulk OFREP evaluation, which never counts as seen by itself):\n"
@@ -104,7 +104,7 @@ def exposure_request(experiment: str) -> str:
 
 
 def exposure_flags(exposure: ExposureCheck, channels: Mapping[str, tuple[int, int]]) -> list[str]:
-    """The faults of the exposures, a sentence each.
+    """A sentence for each fault of the exposures.
 
     Args:
         exposure: the check.

@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: whether the split of units over the variants is the planned one.
+"""Sample ratio mismatch: whether the variants' units match the planned split.
 
 A report at a single look uses Pearson's chi-square test, and an exact binomial test where counts are small. A report
 that is read repeatedly uses an e-process: by Ville's inequality the chance that it ever exceeds 1 / gate is at most the
@@ -28,7 +28,7 @@ SMALL = 100  # expected units of a variant, below which chi-square's tail at the
 
 
 class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """The test of the split: `ok` if `p` is at least `gate`. `sequential_p` is set if `p` holds at every look."""
+    """The test of the split: `ok` if `p` >= `gate`. `sequential_p` is set if `p` is valid at every look."""
 
     p: float
     ok: bool
@@ -63,7 +63,7 @@ def sample_ratio(
 
 
 def ratio_p(observed: Sequence[int], weights: Sequence[float]) -> float:
-    """The p-value of counts against shares at a single look: exact where a variant expects few units."""
+    """The p-value of counts against shares at a single look; exact if a variant expects few units."""
     total, shares = sum(observed), math.fsum(weights)
     small = any(weight > 0 and total * weight / shares < SMALL for weight in weights)
     return exact_ratio_p(observed, weights) if small else chi_square(observed, weights)
@@ -141,7 +141,7 @@ def flag_broken_splits(
     *,
     sequential: bool = False,
 ) -> list[str]:
-    """A sentence for each segment and day whose own split is not the planned one.
+    """A sentence for each segment and day whose split differs from the plan.
 
     At a single look the gate is divided by the number of segments and days together (Bonferroni). `sequential` gives
     half of it to the segments and spends the other half over the days, 1 / (i (i + 1)) on the i-th: their number grows

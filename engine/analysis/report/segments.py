@@ -1,4 +1,4 @@
-"""Effects by segment, shrunken towards their mean: small segments are noisy, and of many some differ by chance."""
+"""Effects by segment, shrunken towards their mean, since small segments are noisy and some differ by chance."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _compare_in_segments(
 
 
 def _stretch(inference: Inference, units: int) -> float:
-    """The ratio of the width of the method's intervals to that at a single look."""
+    """The ratio of the method's interval width to that of a single look."""
     bound: float | None = None
     if inference.method == "sequential":
         bound = asymptotic_multiplier(units, inference.planned, inference.alpha)

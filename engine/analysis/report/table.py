@@ -1,4 +1,4 @@
-"""The report of any table with a column of the variant: a Parquet or CSV file, a frame, or a table of an engine."""
+"""The report of a table with a variant column: a Parquet or CSV file, a frame, or an engine's table."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class TableQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stratum(self) -> str | None:
-        """The column within whose values variants are compared; None while segments of another one are reported."""
+        """The column that stratifies comparisons; None while segments of another column are reported."""
         return self.inference.stratum if self.segment in {None, self.inference.stratum} else None
 
     @property
     def part(self) -> str | None:
-        """The column by whose values the units are grouped: the segment's, or the stratum."""
+        """The column that groups units: the segment's, or the stratum."""
         return self.segment or self.inference.stratum
 
     @property
     def names(self) -> list[str]:
-        """The columns whose values are names, not numbers; a column that a metric reads too is one of numbers."""
+        """The columns of names, not numbers; a column that a metric reads counts as numbers."""
         numbers = {column for measure in self.measures for column in measure.columns}
         columns = (self.variant, self.unit, self.part)
         return [column for column in columns if column is not None and column not in numbers]
@@ -313,7 +313,7 @@ def _compare_segments(asked: TableQuestion, data: TableUnits, units: Mapping[str
 
 
 def _flags(asked: TableQuestion, data: TableUnits, ratio: SampleRatio) -> list[str]:
-    """The faults of the data, a sentence each."""
+    """A sentence for each fault of the data."""
     flags = [*data.flags]
     if data.unassigned:
         flags.append(f"{data.unassigned} units without a {asked.variant} are left out")
@@ -365,7 +365,7 @@ def _merge_nan_variants(groups: Groups, kind: str) -> Groups:
 
 
 def _group_by_variant(groups: Groups, metrics: Sequence[str], stratum: str | None) -> Stratified:
-    """The groups of each variant, without crossovers."""
+    """The groups by variant, without crossovers."""
     strata: dict[Cell, dict[str, Group]] = {}
     for key, group in groups.items():
         if key[0] is not None and not key[1]:

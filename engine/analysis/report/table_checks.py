@@ -1,4 +1,4 @@
-"""Checks of a table before its report: columns, weights and variants, and the flags of what was left out."""
+"""Checks a table before its report: columns, weights and variants; flags rows that were left out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _is_reserved(column: str, unit: str | None) -> bool:
 
 
 def _describe_text(source: Engine, table: Table, column: str) -> str:
-    """The type of a column that is not numeric, with an example value, and the rule."""
+    """The type of a non-numeric column, with an example value and the rule."""
     declared = table.schema()[column]
     text = table[column].cast("string")
     is_number = text.try_cast("float64").notnull()
@@ -76,7 +76,7 @@ def _describe_text(source: Engine, table: Table, column: str) -> str:
 
 
 def check_weights(weights: Mapping[str, float], variants: Mapping[str, Group]) -> None:
-    """Raises BadInput if a share is no number from 0 up, all are 0, or a variant has none."""
+    """Raises BadInput if a share is not a number from 0 up, all are 0, or a variant has none."""
     for name, share in weights.items():
         if not (math.isfinite(share) and share >= 0):
             raise BadInput(
@@ -120,7 +120,7 @@ def count_rows_without_unit(source: Engine, table: Table, *, path: str, unit: st
 def invalid_shares(
     source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]
 ) -> dict[str, NotEstimable]:
-    """The proportions with values other than 0 and 1. Where rows are units their variance shows that later."""
+    """The proportions with values other than 0 and 1; if rows are units, their variance shows that later."""
     invalid = {}
     for measure in measures:
         if unit is not None and measure.rules.is_share and measure.per_unit is None:
@@ -156,7 +156,7 @@ def flag_missing_values(groups: Mapping[str, Group], measures: Sequence[Measure]
 
 
 def _describe_rows(measure: Measure, rows: int, units: int) -> str:
-    """Describes the meaning of a metric of units with several rows, and how to ask for another."""
+    """Describes a metric's meaning for units with several rows, and how to choose another one."""
     column = measure.name
     if measure.rules.is_share:
         return (
@@ -170,7 +170,7 @@ def _describe_rows(measure: Measure, rows: int, units: int) -> str:
 
 
 def flag_unfit_plan(evidence: Evidence, inference: Inference) -> list[str]:
-    """A flag where the units are not those planned, so that intervals are wider than they need be.
+    """A flag if the units differ from the plan, so that intervals are wider than necessary.
 
     Sequential ones are if far more units were seen, group-sequential ones between two planned looks.
     """
@@ -200,7 +200,7 @@ def _flag_unplanned_look(units: int, inference: Inference) -> list[str]:
 
 
 def _flag_covariates(measure: Measure, sides: Mapping[str, Moments], *, sequential: bool) -> list[str]:
-    """Per covariate how often it is missing, and whether its share of missing values differs between variants."""
+    """Each covariate's share of missing values, and whether it differs between variants."""
     flags = []
     for term in filter(is_indicator, measure.covariates):
         missing = {name: count_missing(side, measure, term) for name, side in sides.items()}
@@ -225,14 +225,14 @@ def _flag_covariates(measure: Measure, sides: Mapping[str, Moments], *, sequenti
 
 
 def _lacks_all(side: Moments, measure: Measure, indicator: Term) -> bool:
-    """Whether no unit of a side, or none of its rows, has a value of the indicator's covariate."""
+    """Whether all units of a side, or all their rows, lack the indicator's covariate."""
     at = measure.columns.index(indicator.num)
     rows = float(side.mean[at + 1]) if indicator.den is not None else 1.0
     return side.n == 0 or count_missing(side, measure, indicator) == round(rows * side.n)
 
 
 def check_addable(source: Engine, asked: TableQuestion) -> DuckDB:
-    """The engine of a report that adds up the statistics of single files.
+    """The engine of a report that adds up single files' statistics.
 
     Raises:
         BadInput: if the report cannot be computed from these.

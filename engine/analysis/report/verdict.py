@@ -79,7 +79,7 @@ def recommend(
 
 
 def _no_exposures(quality: Quality, experiment: str) -> _Finding | None:
-    """Assignments that were never exposed, which leave the report without units."""
+    """The finding if no assigned unit was exposed, so that the report has no units."""
     exposure = quality.exposure
     if exposure is None or exposure.exposed:
         return None
@@ -90,7 +90,7 @@ def _no_exposures(quality: Quality, experiment: str) -> _Finding | None:
 
 
 def _data_fault(metrics: Sequence[MetricReport], quality: Quality) -> _Finding | None:
-    """A split, exposures or values that make every effect unusable."""
+    """The finding of a split, exposures or values that invalidate every effect; None if they are fine."""
     if not quality.srm.ok:
         why = f"the split of units is not the one asked for (p = {quality.srm.p:.2g}); no effect can be trusted"
         return _Finding("fix the data", why, "Find what loses or adds units in one variant only.")
@@ -128,7 +128,7 @@ def _harmed_guardrail(metrics: Sequence[MetricReport]) -> _Finding | None:
 
 
 def _too_early(metrics: Sequence[MetricReport], days: float | None, min_days: float) -> _Finding | None:
-    """A primary metric without an estimate, or a duration below the minimum."""
+    """The finding of a primary metric without an estimate, or of a duration below the minimum."""
     if not _estimated(metrics):
         reason = _refusal(metrics)
         why = f"the primary metric cannot be estimated: {reason.not_estimable}"
@@ -142,7 +142,7 @@ def _too_early(metrics: Sequence[MetricReport], days: float | None, min_days: fl
 
 
 def _primary_effect(metrics: Sequence[MetricReport], inference: Inference) -> _Finding | None:
-    """A winner, a loss or a practically null effect on the primary metric; None while any of them is possible."""
+    """The finding of a winner, loser or practically null effect on the primary metric; None if all are possible."""
     estimated = _estimated(metrics)
     winners = [metric for metric in estimated if _side(metric, inference) > 0]
     if winners:
@@ -163,7 +163,7 @@ def _primary_effect(metrics: Sequence[MetricReport], inference: Inference) -> _F
 
 
 def _not_judged(metrics: Sequence[MetricReport], why: str) -> _Finding | None:
-    """The variant whose primary metric has no estimate yet, which may still win; None where each has one."""
+    """The variant without an estimate of its primary metric, which may still win; None if each has one."""
     for metric in metrics:
         if metric.role == "primary" and isinstance(metric.absolute, NotEstimable):
             reason = metric.absolute
@@ -173,7 +173,7 @@ def _not_judged(metrics: Sequence[MetricReport], why: str) -> _Finding | None:
 
 
 def _winner(winners: Sequence[MetricReport], metrics: Sequence[MetricReport], inference: Inference) -> _Finding:
-    """The best winner whose guardrails let it pass, else the guardrail that is still open."""
+    """The best winner whose guardrails passed, else the guardrail that is still open."""
     guards = {metric.variant: _guards(metrics, metric.variant) for metric in winners}
     passed = [metric for metric in winners if all(map(is_not_inferior, guards[metric.variant]))]
     if passed:
@@ -231,7 +231,7 @@ def _estimated(metrics: Sequence[MetricReport]) -> list[MetricReport]:
 
 
 def _refusal(metrics: Sequence[MetricReport]) -> NotEstimable:
-    """The reason why the primary metric has no estimate, empty if it has one for every variant."""
+    """The reason why the primary metric has no estimate; empty if every variant has one."""
     absolutes = [metric.absolute for metric in metrics if metric.role == "primary"]
     return next((absolute for absolute in absolutes if isinstance(absolute, NotEstimable)), NotEstimable(""))
 
@@ -256,7 +256,7 @@ def days_left(metric: MetricReport, inference: Inference, days: float, compariso
 
 
 def _is_settled(metric: MetricReport, inference: Inference, *, alpha: float, grown: float) -> bool:
-    """Whether the effect of today would be significant with `grown` times as many units."""
+    """Whether the current effect would be significant with `grown` times as many units."""
     if inference.method == "bayesian":
         share = metric.relative
         if not isinstance(share, Effect):
@@ -287,7 +287,7 @@ def _gain(metric: MetricReport) -> float:
 
 
 def leading_variant(metrics: Sequence[MetricReport]) -> str | None:
-    """The variant with the best estimate of the primary metric, None where that has no estimate."""
+    """The variant with the best estimate of the primary metric; None without estimates."""
     estimated = _estimated(metrics)
     return max(estimated, key=_gain).variant if estimated else None
 
@@ -298,7 +298,7 @@ def is_better(metric: MetricReport, inference: Inference) -> bool:
 
 
 def _side(metric: MetricReport, inference: Inference) -> int:
-    """1 where the variant is significantly better, -1 where significantly worse, else 0."""
+    """1 for a significantly better variant, -1 for a significantly worse one, else 0."""
     effect = metric.absolute
     if not isinstance(effect, Effect):
         return 0
@@ -326,7 +326,7 @@ def _equal(metric: MetricReport, inference: Inference) -> bool:
 
 
 def interval_text(metric: MetricReport) -> str:
-    """The relative effect with its interval, the absolute one where that has no estimate."""
+    """The relative effect with its interval; the absolute effect if the relative has no estimate."""
     effect = metric.relative
     if isinstance(effect, NotEstimable):
         effect = metric.absolute

@@ -67,7 +67,7 @@ class _Sums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Centre(msgspec.Struct, frozen=True):
-    """The values at which columns are centred: one per column, or one per column and value of the first key."""
+    """The values by which columns are centred: one per column, or per column and value of the first key."""
 
     key: str
     means: Mapping[str, Mapping[Cell, float]]
@@ -182,7 +182,7 @@ def pilot_means(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[st
 
 
 def _read_pilot(engine: Engine, frame: Frame, terms: Sequence[Term]) -> tuple[dict[str, float], set[Term]]:
-    """The means of the terms' columns in the first rows, and the terms of which one row has a value below zero."""
+    """The means of the terms' columns in the first rows, and the terms with a value below zero there."""
     if not terms:
         return {}, set()
     columns = sorted({column for term in terms for column in term.columns})
@@ -246,7 +246,7 @@ def _distinct(terms: Mapping[str, tuple[Term, ...]]) -> list[Term]:
 def _outcomes(
     moments: Moments, terms: Sequence[Term], counted: Mapping[Term, int], sizes: Mapping[Term, float]
 ) -> tuple[Outcomes, ...]:
-    """The outcomes of a measure's terms; the size of values of one sign is that of their sum."""
+    """The outcomes of a measure's terms; if all values have one sign, their size is that of the sum."""
     found, at = [], 0
     for term in terms:
         per_unit = moments.mean[at + 1] if term.den is not None else 1.0
@@ -261,7 +261,7 @@ def _is_outcome(size: ir.Value | SqlValue, term: Term) -> ir.BooleanValue | SqlV
 
 
 def _value(frame: Frame, term: Term) -> SqlValue:
-    """A term's numerator in each unit, whatever it is centred at."""
+    """A term's numerator in each unit, without centring."""
     value = frame[term.num].cast("float64")
     if term.offset:
         value = value + (frame[term.den].cast("float64") * term.offset if term.den else term.offset)

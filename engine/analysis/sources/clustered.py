@@ -1,4 +1,4 @@
-"""Aggregates the rows of each unit: a mean over rows is the ratio of the unit's sum to its number of rows, over units.
+"""Aggregates rows by unit: a mean over rows is a ratio, over units, of the unit's sum to its number of rows.
 
 The delta method of that ratio gives the cluster-robust standard error. Sums are centred at a rough mean of the rows,
 since the ratio of large sums to their sizes would lose the digits of the variation. A ratio of two columns is computed
@@ -30,7 +30,7 @@ OWN_ENDINGS = (ABOUT, ROWS, SUM, ANY, AVERAGE)
 
 
 def row_centres(source: Engine, table: Frame, unit: str | None, measures: Sequence[Measure]) -> dict[str, float]:
-    """Rough means of the columns that are aggregated by unit; empty where rows are units."""
+    """Rough means of the columns that are aggregated by unit; empty if rows are units."""
     if unit is None:
         return {}
     columns = sorted(
@@ -87,7 +87,7 @@ def build_unit_frame(
 
 
 def flag_half_rows(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> list[str]:
-    """Warnings about rows that have one part of a ratio only; where rows are units, these count as missing values."""
+    """Warnings about rows with only one part of a ratio; if rows are units, these count as missing values."""
     own = [msgspec.structs.replace(measure, covariates=()) for measure in measures]  # covariates are imputed
     pairs = _ratios(own) if unit is not None else []
     if not pairs:
@@ -106,7 +106,7 @@ def flag_half_rows(source: Engine, table: Table, unit: str | None, measures: Seq
 def unwrap_single_rows(
     found: Groups, framed: Sequence[Measure], plain: Sequence[Measure]
 ) -> tuple[Groups, list[Measure]]:
-    """The groups and measures, with the measure of `plain` where every unit has one row, since its mean is no ratio.
+    """The groups and measures, as in `plain` if every unit has one row, since its mean is no ratio.
 
     A share of rows is then a share of units, which has exact intervals.
     """
@@ -126,7 +126,7 @@ def unwrap_single_rows(
 
 
 def count_clustered_rows(measure: Measure, sides: Sequence[Moments]) -> int:
-    """The number of rows of a clustered measure; 0 where rows are units."""
+    """The number of rows of a clustered measure; 0 if rows are units."""
     if measure.y.den is None or not measure.y.den.endswith(ROWS):
         return 0
     return round(sum(float(side.mean[1]) * side.n for side in sides if side.n))
@@ -153,12 +153,12 @@ def _terms(measure: Measure) -> tuple[Term, ...]:
 
 
 def _is_of_unit(measure: Measure) -> bool:
-    """Whether the metric has one value per unit, whatever its rows."""
+    """Whether the metric has one value per unit, whatever the unit's rows."""
     return measure.per_unit in {"sum", "any"}
 
 
 def _with_any(table: Frame, measures: Sequence[Measure]) -> tuple[Frame, Sequence[Measure]]:
-    """The table with a column of 0 and 1 for each measure of `any`, and the measures over these."""
+    """The table with a 0/1 column for each measure of `any`, and the measures over these columns."""
     names = {measure.y.num: f"{measure.y.num}{ANY}" for measure in measures if measure.per_unit == "any"}
     if not names:
         return table, measures
@@ -173,7 +173,7 @@ def _with_any(table: Frame, measures: Sequence[Measure]) -> tuple[Frame, Sequenc
 
 
 def _unit_columns(measures: Sequence[Measure]) -> dict[str, tuple[str, str]]:
-    """The columns of a unit frame that have one value per unit: the column of the rows and the ending, by name."""
+    """The unit frame's columns with one value per unit: the row column and its suffix, by name."""
     found: dict[str, tuple[str, str]] = {}
     for measure in filter(_is_of_unit, measures):
         ending = SUM if measure.per_unit == "sum" else ANY
@@ -183,7 +183,7 @@ def _unit_columns(measures: Sequence[Measure]) -> dict[str, tuple[str, str]]:
 
 
 def _ratios(measures: Sequence[Measure]) -> list[tuple[str, str]]:
-    """The distinct numerators and denominators of the ratios of two columns."""
+    """The distinct numerators and denominators of two-column ratios."""
     terms = [term for measure in measures for term in _terms(measure)]
     return sorted({(term.num, term.den) for term in terms if term.den is not None})
 
@@ -199,7 +199,7 @@ def _single_rows(side: Moments, terms: Sequence[Term]) -> bool:
 
 
 def _plain(side: Moments, terms: Sequence[Term]) -> Moments:
-    """The moments without the sizes, which are all 1, and with the centres added back."""
+    """The moments without the sizes, which are all 1, and with centres added again."""
     names = [(column, term) for term in terms for column in term.columns]
     columns = [at for at, (name, _) in enumerate(names) if not _is_size(name)]
     start = np.array([names[at][1].offset for at in columns])

@@ -54,7 +54,7 @@ def impute_covariates(
 
 
 def find_complete_columns(source: Engine, table: Frame, columns: AbstractSet[str]) -> set[str]:
-    """The columns without a missing value; DuckDB answers from the statistics of a Parquet file."""
+    """The columns without missing values, which DuckDB finds in a Parquet file's statistics."""
     if not columns:
         return set()
     names = sorted(columns)
@@ -79,7 +79,7 @@ def covariate_means(
 def add_imputed(
     table: Frame, measures: Sequence[Measure], terms: Sequence[Term], means: Mapping[str, float]
 ) -> tuple[Frame, list[Measure]]:
-    """The table with the imputed columns and the indicator of each term, and the measures over these."""
+    """The table with imputed columns and an indicator per term, and the measures over these."""
     columns: dict[str, SqlValue] = {}
     for term in terms:
         for column in term.columns:
@@ -106,7 +106,7 @@ def imputed_measures(measures: Sequence[Measure], terms: Sequence[Term]) -> list
 def drop_idle_indicators(
     groups: Mapping[str | None, Group], measures: Sequence[Measure]
 ) -> tuple[dict[str | None, Group], list[Measure]]:
-    """The groups and the measures without the indicators of covariates that no unit lacks."""
+    """The groups and measures without the indicators of covariates that no unit lacks."""
     kept, reduced = [], dict(groups)
     for measure in measures:
         idle = {
@@ -136,7 +136,7 @@ def is_indicator(term: Term) -> bool:
 
 
 def count_missing(moments: Moments, measure: Measure, indicator: Term) -> int:
-    """The number of units, or of their rows, that lack the covariate of the indicator."""
+    """The number of units, or of their rows, without the indicator's covariate."""
     at = measure.columns.index(indicator.num)
     if moments.n <= 0:
         return 0
@@ -155,5 +155,5 @@ def _has_value(table: Frame, term: Term) -> SqlValue:
 
 
 def _valued(table: Frame, term: Term, column: str) -> SqlValue:
-    """A column of a term, null where the term has no value."""
+    """A column of a term; null if the term has no value."""
     return _has_value(table, term).ifelse(table[column].cast("float64"), None)

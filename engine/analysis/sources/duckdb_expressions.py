@@ -31,11 +31,11 @@ class ColumnType(str):
     __slots__ = ()
 
     def is_numeric(self) -> bool:
-        """Whether it holds numbers."""
+        """Whether the column holds numbers."""
         return self in {"int64", "float32", "float64", "decimal"}
 
     def is_boolean(self) -> bool:
-        """Whether it holds truth values."""
+        """Whether the column holds truth values."""
         return self == "boolean"
 
 
@@ -71,7 +71,7 @@ class SqlValue(msgspec.Struct, frozen=True, eq=False):
         return _expression("(NOT {})", self)
 
     def abs(self) -> SqlValue:
-        """The value without its sign."""
+        """The absolute value."""
         return _expression("ABS({})", self)
 
     def cast(self, kind: CastType) -> SqlValue:
@@ -79,19 +79,19 @@ class SqlValue(msgspec.Struct, frozen=True, eq=False):
         return _expression(f"CAST({{}} AS {_TYPES[kind]})", self)
 
     def try_cast(self, kind: CastType) -> SqlValue:
-        """The value as another type; null where it cannot be converted."""
+        """The value as another type; null if it cannot be converted."""
         return _expression(f"TRY_CAST({{}} AS {_TYPES[kind]})", self)
 
     def notnull(self) -> SqlValue:
-        """Whether there is a value."""
+        """Whether the value is not null."""
         return _expression("({} IS NOT NULL)", self)
 
     def fill_null(self, other: SqlLiteral) -> SqlValue:
-        """The value, or `other` where it is null."""
+        """The value, or `other` for null."""
         return _expression("COALESCE({}, {})", self, other)
 
     def ifelse(self, yes: SqlValue | SqlLiteral, no: SqlValue | SqlLiteral) -> SqlValue:
-        """`yes` where this condition is true, `no` elsewhere."""
+        """`yes` if this condition is true, else `no`."""
         return _expression("CASE WHEN {} THEN {} ELSE {} END", self, yes, no)
 
     def cases(self, *branches: tuple[SqlLiteral, float], else_: float) -> SqlValue:
@@ -130,11 +130,11 @@ class Query(msgspec.Struct, frozen=True):
         return SqlValue(identifier(name))
 
     def select(self, *names: str, **values: SqlValue | SqlLiteral) -> Query:
-        """These columns, and these expressions."""
+        """A query for these columns and expressions."""
         return self._subquery([*map(self.__getitem__, names), *_aliased(values)])
 
     def mutate(self, **values: SqlValue | SqlLiteral) -> Query:
-        """All columns, and these expressions."""
+        """A query for all columns and these expressions."""
         return self._subquery([SqlValue("*"), *_aliased(values)])
 
     def filter(self, condition: SqlValue) -> Query:
@@ -191,7 +191,7 @@ class Grouped(msgspec.Struct, frozen=True):
 
 
 def identifier(name: str) -> str:
-    """The name of a column or table in SQL.
+    """A column's or table's name quoted for SQL.
 
     Raises:
         BadInput: if it contains a NUL, at which DuckDB ends the query.
@@ -200,7 +200,7 @@ def identifier(name: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    """The text as a literal in SQL: in DuckDB's plain literals the quote alone has a meaning.
+    """The text as an SQL literal; in DuckDB's plain literals only the quote is special.
 
     Raises:
         BadInput: if it contains a NUL, at which DuckDB ends the query.
@@ -219,7 +219,7 @@ def _aliased(values: Mapping[str, SqlValue | SqlLiteral]) -> list[SqlValue]:
 
 
 def _expression(template: str, *operands: SqlValue | SqlLiteral) -> SqlValue:
-    """The template with an operand in the place of each `{}`."""
+    """The template with an operand for each `{}`."""
     return SqlValue(template.format(*map(_sql, operands)))
 
 
@@ -248,5 +248,5 @@ OFFER_PROPENSITY = "propensity / coalesce(creative_propensity, 1)"
 
 
 def with_added_columns(reader: str, name: str) -> str:
-    """The rows of files of a table of which some, or all, were written before lists, or creatives, had columns."""
+    """A table's rows, for files written before the columns of lists or creatives existed."""
     return f"(FROM {reader} UNION ALL BY NAME SELECT {_NEWER.get(name, '')}NULL::INTEGER AS position WHERE false)"

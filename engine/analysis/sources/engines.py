@@ -80,7 +80,7 @@ class Engine(Protocol):
 
 
 class DuckDB:
-    """The embedded engine; its views and temporary tables are visible to this object alone."""
+    """The embedded engine; its views and temporary tables are private to this object."""
 
     def __init__(self, connection: DuckDBPyConnection | None = None) -> None:
         import duckdb  # noqa: PLC0415 # a decision server imports the package without the analysis extra
@@ -130,7 +130,7 @@ class DuckDB:
         return self.view(path, rows, files)  # without the column that is missing, which the caller reports
 
     def view(self, name: str, select: str, *values: SqlInput) -> View:
-        """A view of `select`, cached under `name`, with the next of `values` in the place of each `{}`."""
+        """A view of `select`, cached under `name`, with the next of `values` for each `{}`."""
         if name not in self._views:
             view = f"source_{len(self._views)}"
             try:
@@ -153,7 +153,7 @@ class DuckDB:
         return self.run(f"FROM {query.sql}" if isinstance(query, Query) else compile_sql(query, "duckdb"))
 
     def run(self, sql: str, *values: SqlInput) -> list[ResultRow]:
-        """The rows of SQL in DuckDB's own dialect, with the next of `values` in the place of each `{}`."""
+        """The rows of SQL in DuckDB's dialect, with the next of `values` for each `{}`."""
         try:
             return self.connection.execute(_fill(sql, values)).fetchall()
         except self.failure as error:
@@ -162,7 +162,7 @@ class DuckDB:
             ) from error
 
     def columns(self, sql: str) -> dict[str, NDArray[np.generic]]:
-        """The columns of SQL in DuckDB's own dialect, none of which has nulls, as arrays."""
+        """The columns of SQL in DuckDB's dialect as arrays; no column may have nulls."""
         try:
             return dict(self.connection.execute(sql).fetchnumpy())
         except self.failure as error:
@@ -171,7 +171,7 @@ class DuckDB:
             ) from error
 
     def keep(self, name: str, expression: ir.Table) -> ir.Table:
-        """The expression's rows in the temporary table `name`, so that several queries read them once.
+        """Stores the expression's rows in the temporary table `name`, so that several queries read them once.
 
         To DuckDB the literal 0.5 is a DECIMAL, which Ibis takes for a double. Sums of products of such columns overflow
         where the literals have many digits, so columns of doubles are stored as doubles.
@@ -188,7 +188,7 @@ class DuckDB:
         return ibis.table(schema, name=name)
 
     def load(self, name: str, **columns: Sequence[str | None]) -> ir.Table:
-        """Columns of text as the temporary table `name`."""
+        """Loads text columns as the temporary table `name`."""
         import ibis  # noqa: PLC0415 # slow to import, and only reports need it
         import pyarrow as pa  # noqa: PLC0415 # a decision server imports the package without the analysis extra
 
@@ -212,7 +212,7 @@ class DuckDB:
 
 @cache
 def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # a forked child lacks the parent's threads
-    """The process's database for tables: opening one takes as long as summing a hundred thousand rows.
+    """The process's shared database: opening one takes as long as summing a hundred thousand rows.
 
     Readers of the log open databases of their own, since they register functions, which outlive a connection. File
     contents are not cached: DuckDB detects a rewritten file by its size and second, and would miss some.
@@ -244,7 +244,7 @@ def compile_sql(query: Frame, dialect: str) -> str:
 
 
 def _fill(sql: str, values: Sequence[SqlInput]) -> str:
-    """The SQL with a literal in the place of each `{}`."""
+    """The SQL with a literal for each `{}`."""
     return sql.format(*map(_literal, values)) if values else sql
 
 
@@ -258,12 +258,12 @@ def _literal(value: SqlInput) -> str:
 
 
 def _literal_pattern(path: str) -> str:
-    """DuckDB's pattern for an existing file or folder, in whose name `[`, `*` and `?` stand for themselves."""
+    """DuckDB's pattern for an existing path, in which `[`, `*` and `?` are escaped."""
     return escape(path) if Path(path).exists() else path
 
 
 def _parquet_files(path: str) -> str | list[str]:
-    """The files of a path that DuckDB reads: a file, a pattern, or the Parquet files of a folder."""
+    """The files that DuckDB reads for a path: a file, a pattern, or the Parquet files of a folder."""
     if not Path(path).is_dir():
         return _literal_pattern(path)
     every = glob("**/*.parquet", root_dir=path, recursive=True, include_hidden=True)  # noqa: PTH207 # as in `partials`
@@ -274,7 +274,7 @@ def _parquet_files(path: str) -> str | list[str]:
 
 
 def is_hidden(file: str) -> bool:
-    """Whether a file within a folder is hidden or unfinished, as Spark and Hive define it: `.x`, `_temporary/x`.
+    """Whether a file in a folder is hidden or unfinished, as Spark and Hive define it: `.x`, `_temporary/x`.
 
     A folder such as `_day=1` is a partition, whose files are data.
     """
@@ -304,7 +304,7 @@ def _check_readable(path: str) -> None:
 
 
 def _check_encoding(path: str) -> None:
-    """Raises BadInput if the first line shows that a CSV file is no UTF-8: DuckDB would read UTF-16 as other text."""
+    """Raises BadInput if a CSV file's first line is not UTF-8, since DuckDB would misread UTF-16."""
     if problem := _find_encoding_problem(path, lines=1):
         raise BadInput(f"{path}: {problem}")
 

@@ -1,4 +1,4 @@
-"""Evaluates a metric's filter with the plan's compiled condition, so that a report counts what the learner counts."""
+"""Evaluates a metric's filter with the plan's compiled condition, so that reports count what the learner counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def register_filter(source: DuckDB, condition: Mapping[str, object]) -> None:
-    """Registers a condition as a function of the engine, for `matches_filter`; a registered one is left as it is."""
+    """Registers a condition as a function of the engine, for `matches_filter`; does nothing if it is registered."""
     from engine.catalog.conditions.compile import compile_condition  # noqa: PLC0415 # only metrics with a filter need it
 
     name, matches = _name(condition), compile_condition(condition)

@@ -19,7 +19,7 @@ FRAME_NAME = "table"
 
 @runtime_checkable
 class ArrowFrame(Protocol):
-    """A pandas (from 2.2), Polars, Arrow or Ibis table, a DuckDB relation, or what else exports an Arrow C stream."""
+    """A pandas (from 2.2), Polars, Arrow or Ibis table, a DuckDB relation, or any Arrow C stream exporter."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The stream as a capsule."""
@@ -31,7 +31,7 @@ class LazyArrowFrame(Protocol):
     """A polars LazyFrame, which exports its rows once collected."""
 
     def collect(self) -> ArrowFrame:
-        """The frame with its rows."""
+        """The frame with its rows loaded."""
         ...
 
 
@@ -39,12 +39,12 @@ FrameOrFile = str | os.PathLike[str] | ArrowFrame | LazyArrowFrame
 
 
 def table_name(frame_or_file: FrameOrFile) -> str:
-    """The path of a file, or the name that stands for a frame."""
+    """The path of a file, or the name given to a frame."""
     return os.fspath(frame_or_file) if isinstance(frame_or_file, str | os.PathLike) else FRAME_NAME
 
 
 def open_table(source: Engine, frame_or_file: FrameOrFile, names: Sequence[str] = ()) -> Table:
-    """The table of a path, or of a frame. A frame's missing values (in pandas NaN too) are nulls.
+    """The table at a path or of a frame. A frame's missing values (in pandas also NaN) are nulls.
 
     The columns `names` of a CSV file are read as text.
 

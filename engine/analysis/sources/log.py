@@ -44,7 +44,7 @@ _COLUMNS = {
 
 
 def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
-    """A table of the log (`decisions`, `exposures`, `events`, `rewards`, `quarantine`), empty if nothing is written.
+    """A table of the log (`decisions`, `exposures`, `events`, `rewards`, `quarantine`); empty if unwritten.
 
     `since` (microseconds) skips files and row groups that have only older rows; up to a day's older rows may remain.
     A merged visitor's rows have the customer's identifier; the body of a quarantined record is hexadecimal. The
@@ -89,7 +89,7 @@ def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None =
 
 
 def loaded_rows(log_dir: Path, name: str) -> str:
-    """The key in `made` of a temporary table that a caller of several reports loaded: the rows of a table they need."""
+    """The key in `made` of a temporary table with a log table's rows that several reports need."""
     return f"{log_dir}: {name}"
 
 
@@ -114,7 +114,7 @@ def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQues
 
 
 def latest_version(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> str | None:
-    """The version of the experiment's latest randomized decision; None if it has none, or states no version."""
+    """The version of the experiment's latest randomized decision; None if there is none or it has none."""
     asked = f"{log_dir} {question.key} {as_of}"
     if asked not in source.latest_versions:  # several checks of a report ask for the same decisions
         view = read_log_table(source, log_dir, "decisions").get_name()
@@ -126,7 +126,7 @@ def latest_version(source: DuckDB, log_dir: Path, question: ExperimentQuestion, 
 
 
 def find_end(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> datetime | None:
-    """When the experiment was decided: its first decision after it was shipped, or the end of that day.
+    """The time of the experiment's end: its first decision after shipping, or the end of that day.
 
     None while it is open.
     """
@@ -166,7 +166,7 @@ def _drawn_by_holdout(decided: ir.Table, question: ExperimentQuestion, as_of: in
 def exposed_decisions(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: Segment | None
 ) -> ir.Table:
-    """One row per exposure of the experiment, with the decision; of a holdout one per decision, seen or not.
+    """One row per exposure with its decision; for a holdout one per decision, seen or not.
 
     Its columns are `decision_id, time, customer, variant, crossover, plan, reason, propensity, unit, segment`; of a
     switchback also `washed`, whether the decision was in the washout of its period.
@@ -207,7 +207,7 @@ def exposed_decisions(
 
 
 def _period_of(decided: ir.Table, design: Switchback) -> ir.Value:
-    """The begin of the period of each decision in microseconds, as logged, else by its time."""
+    """The start of each decision's period in microseconds, as logged, else by its time."""
     every, origin = int(design.every * SECOND), int(design.origin * SECOND)
     computed = ((decided["time"] - origin) // every).cast("int64") * every + origin
     logged = (json_text(decided["context"], PERIOD).try_cast("float64") * SECOND).cast("int64")
@@ -215,7 +215,7 @@ def _period_of(decided: ir.Table, design: Switchback) -> ir.Value:
 
 
 def _in_periods(seen: ir.Table, design: Switchback, segment: Segment | None) -> ir.Table:
-    """The exposures with the unit in its period as their unit, and whether they were decided in the washout."""
+    """The exposures with the unit in its period as unit, and whether they fall into the washout."""
     if segment is not None and segment.by_period:
         number = (seen["begun"] - int(design.origin * SECOND)) // int(design.every * SECOND)
         slot = (number % design.series).cast("int64").cast("string")
@@ -227,13 +227,13 @@ def _in_periods(seen: ir.Table, design: Switchback, segment: Segment | None) -> 
 
 
 def _logged_unit(seen: ir.Table, question: ExperimentQuestion) -> ir.Value:
-    """The unit of each decision; null where the log of an earlier release has none."""
+    """The unit of each decision; null if an earlier release logged none."""
     trait = question.trait
     return seen[question.unit] if trait is None else json_text(seen["context"], trait)
 
 
 def _logged_segment(seen: ir.Table, segment: Segment | None) -> ir.Value:
-    """The value of the segment in each decision; null where it was not logged."""
+    """The segment's value in each decision; null if it was not logged."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     if segment is None or segment.matches is not None:
@@ -242,7 +242,7 @@ def _logged_segment(seen: ir.Table, segment: Segment | None) -> ir.Value:
 
 
 def first_exposures(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table | None:
-    """Each customer's first exposure `ever` to the experiment's latest version, also before its `start`.
+    """Each customer's first exposure `ever` to the experiment's latest version, even before `start`.
 
     None if it has no start, so that no exposure can be older.
     """
@@ -297,7 +297,7 @@ def _switched_members(seen: ir.Table) -> ir.Table:
 
 
 def event_number(events: ir.Table, value: str, missing: float | None) -> ir.Value:
-    """An event's number: its revenue, or a property that is a JSON number; `missing` where it has none."""
+    """An event's number: its revenue, or a property that is a JSON number; else `missing`."""
     number = events["revenue"] if value == "revenue" else json_number(events["properties"], value)
     return number if missing is None else number.fill_null(missing)
 
@@ -314,7 +314,7 @@ def count_assigned_customers(source: DuckDB, log_dir: Path, question: Experiment
 def count_channel_exposures(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int
 ) -> dict[str, tuple[int, int]]:
-    """The numbers of customers assigned, and of those exposed to one of these decisions, by channel."""
+    """The numbers of assigned customers, and of those exposed to these decisions, by channel."""
     if question.is_holdout:
         return {}  # its units are those assigned, seen or not
     decided = randomized_decisions(source, log_dir, question, as_of)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def lock_log_for_reading(log_dir: Path) -> Iterator[None]:
-    """Holds a shared lock on the log; a folder that is missing or read-only needs none, since nothing changes there.
+    """Holds a shared lock on the log; a missing or read-only folder needs none, since nothing changes it.
 
     Raises:
         MissingExtra: if the libraries that read the log are not installed; no lock is taken then.

@@ -1,4 +1,4 @@
-"""Maps a merged visitor's identifier to the customer's, so that one person is one unit of a report."""
+"""Maps a merged visitor's identifier to the customer's, so that a person is one unit of a report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOGGED = """
 
 
 def create_merged_customers(source: DuckDB, log_dir: Path, rows: str, *values: str) -> str | None:
-    """Builds the table of `merged_customers_table` from merges `old, target, received` that were read already."""
+    """Builds the table of `merged_customers_table` from the merges `old, target, received`."""
     name, table = f"{_TABLE}:{log_dir}", f"{_TABLE}_{len(source.made)}"
     source.run(f"CREATE TEMP TABLE {table} AS {_MERGES.replace('{rows}', rows)}", *values)
     source.made[name] = table if source.rows(Query(table).select(one=1.0).limit(1)) else None
@@ -45,7 +45,7 @@ def create_merged_customers(source: DuckDB, log_dir: Path, rows: str, *values: s
 
 
 def merged_customers_table(source: DuckDB, log_dir: Path) -> str | None:
-    """The name of a table `old, until, customer`: rows of `old` up to `until` belong to `customer`; None if empty.
+    """The table `old, until, customer`: rows of `old` up to `until` belong to `customer`; None if empty.
 
     Later rows of `old` do not: an identifier that was merged once may name several people later, and then names nobody.
     """

@@ -1,4 +1,4 @@
-"""The values of an experiment's metrics, summed over what its members did after (and before) their first exposure."""
+"""The values of an experiment's metrics, summed over members' events after (and before) the first exposure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Members(NamedTuple):
 def measure_members(
     source: DuckDB, log_dir: Path, members: Members, specs: Sequence[MeasuredMetric], as_of: int
 ) -> tuple[ir.Table, list[Measure]]:
-    """The members with a column (or two) per metric, and the measures over these.
+    """The members with one or two columns per metric, and the measures over these.
 
     A metric is null for members whose window is not over yet, unless it is to count them as they are.
     """
@@ -113,7 +113,7 @@ def metric_values(source: DuckDB, log_dir: Path, members: Members, spec: Measure
 def _member_events(
     source: DuckDB, log_dir: Path, members: Members, specs: Sequence[MeasuredMetric], as_of: int
 ) -> ir.Table:
-    """The members' events, with the time `since` their first exposure, and `ahead` of their first one ever.
+    """The members' events with the time `since` their first exposure and `ahead` of their first ever.
 
     A covariate counts what was ahead of the first exposure of any run: what came after it is an effect of the variant.
     An event that names a decision of the experiment came after it, whatever its sender's clock shows, and counts from
@@ -173,7 +173,7 @@ def _order_events(source: DuckDB, events: ir.Table, decisions: ir.Table) -> ir.T
 
 
 def _with_first_ever(members: Members) -> ir.Table:
-    """The `unit, customer, first` of the members, and the first exposure `ever`."""
+    """The members' `unit, customer, first`, and their first exposure `ever`."""
     until = ["until"] if "until" in members.table.columns else []  # of a switchback
     own = members.table.select("unit", "customer", "first", *until)
     if members.earlier is None:
@@ -185,7 +185,7 @@ def _with_first_ever(members: Members) -> ir.Table:
 
 
 def flag_earlier_runs(source: DuckDB, members: Members) -> list[str]:
-    """A flag if customers were exposed before the start, so that their covariates are from before that."""
+    """A flag if customers were exposed before the start, which their covariates then precede."""
     if members.earlier is None:
         return []
     rows = _with_first_ever(members)
@@ -202,14 +202,14 @@ def _parts(spec: MeasuredMetric) -> Iterator[tuple[str, str | None]]:
 
 
 def _filters(spec: MeasuredMetric) -> Iterator[dict[str, object]]:
-    """The conditions of a metric on its events' properties, empty where it has none."""
+    """The conditions of a metric on its events' properties; empty if there are none."""
     yield spec.filter
     yield spec.denominator_filter
     yield from (step.filter for step in spec.steps)
 
 
 def _is_of_orders(event: str, value: str | None) -> bool:
-    """Whether refunds take back what these events add."""
+    """Whether refunds reduce what these events add."""
     return event in PURCHASES or (value == "revenue" and event not in REFUNDS)
 
 
@@ -239,7 +239,7 @@ def _funnels(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[Fu
 
 
 def _measure(spec: MeasuredMetric, value: Sequence[str], *covariates: Sequence[str]) -> Measure:
-    """The measure of a metric that is a mean over units, or with a second column in each term a ratio."""
+    """The measure of a mean over units, or of a ratio if each term has a second column."""
     return Measure(
         name=spec.name,
         kind=spec.kind,
@@ -322,7 +322,7 @@ def _sum(
     before: bool = False,
     below: bool = False,
 ) -> EventSum:
-    """One sum of a metric; `below` is its denominator, which has a filter of its own, `before` its covariate."""
+    """One sum of a metric; `below` is its denominator with its own filter, `before` its covariate."""
     taken = _in_window(events, spec, names_of_same_event(event), before=before)
     condition = spec.denominator_filter if below else spec.filter
     if condition:
@@ -337,7 +337,7 @@ def _sum(
 def _in_window(
     events: ir.Table, spec: MeasuredMetric, names: Collection[str], *, before: bool = False
 ) -> ir.BooleanValue:
-    """Whether an event is one of these, within the metric's window after (or before) the exposure."""
+    """Whether one of these events is in the metric's window after (or before) the exposure."""
     since, taken = events["since"], events["event"].isin(sorted(names))
     if before:
         ahead = events["ahead"]

@@ -1,4 +1,4 @@
-"""Sums of a metric over the events of the log, in which an order counts once.
+"""Sums of a metric over the log's events, in which an order counts once.
 
 `engine.orders` has the rules, here in SQL. The events of one order become one row (`per_order`), which holds of each
 sum the statement that stands and the refunds, within that sum's window; the rows of a customer then add up (`total`).
@@ -63,7 +63,7 @@ def with_orders(rows: str) -> str:
 
 
 def _parsed(name: str, asked: str, fields: Sequence[str]) -> list[str]:
-    """The types and the texts of the properties `fields` of events that are `asked` for, as two columns of lists."""
+    """The types and texts of the properties `fields` of the `asked` events, as two list columns."""
     places = [f"/{field}" for field in fields]
     return [
         f"CASE WHEN {asked} THEN json_type(properties, {places}) END AS {name}_kinds",
@@ -72,7 +72,7 @@ def _parsed(name: str, asked: str, fields: Sequence[str]) -> list[str]:
 
 
 def _first_stated(name: str, kinds: Sequence[str], value: str, rest: tuple[str, int]) -> str:
-    """The `value` of the first of `_parsed` that is there, null if its type is none of `kinds`; else the rest."""
+    """The first `value` present in `_parsed`, null if its type is not in `kinds`; else the rest."""
     known, (found, fields) = ", ".join(map(text_literal, kinds)), rest
     for at in range(fields, 0, -1):
         text = f"CASE WHEN {name}_kinds[{at}] IN ({known}) THEN {value.format(f'{name}_texts[{at}]')} END"
@@ -82,7 +82,7 @@ def _first_stated(name: str, kinds: Sequence[str], value: str, rest: tuple[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class EventSum:
-    """One sum over events: its name, which `events` it takes in its window, which `refunds`, and what an event adds.
+    """One sum over events: its name, its `events` in the window, its `refunds`, and what an event adds.
 
     `value` is the property that it sums; `refunds` is None where they do not matter to it. With `bounds` a value adds
     -100 up to the first, 100 from the second, and 0 between them. With `at_least` a customer has 1 from that sum on,
@@ -115,7 +115,7 @@ class EventSum:
         }
 
     def is_counted(self, rows: ir.Table) -> ir.BooleanValue:
-        """Whether a row is an order that was placed and not wholly refunded."""
+        """Whether a row is a placed order that is not wholly refunded."""
         value, revenue = rows[f"{self.name}_v"], rows[f"{self.name}_r"]
         whole = rows[f"{self.name}_w"].fill_null(False)
         return value.notnull() & ~whole & ((self._refunded(rows) < revenue) | (revenue == 0.0))
@@ -155,7 +155,7 @@ class EventSum:
         return self.taken.ifelse(1.0 if value is None else value, 0.0).cast("float64").sum()
 
     def _value(self, events: ir.Table) -> ir.Value | None:
-        """The number that each event adds; None where it is one."""
+        """The number that each event adds; None if that is 1."""
         if self.adds in COUNTED or self.value is None:
             return None
         number = event_number(events, self.value, 0.0)
@@ -166,7 +166,7 @@ class EventSum:
 
 
 def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
-    """The calendar day of a time (microseconds since 1970) by the clock of a zone."""
+    """The calendar day of a time (µs since 1970) in a zone."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
@@ -183,7 +183,7 @@ def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
 
 
 def _rank(events: ir.Table) -> ir.Value:
-    """The sort key of the statements of one order: the greatest (time, revenue) is valid."""
+    """The sort key of an order's statements: the greatest (time, revenue) is valid."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     return ibis.struct({"at": events["at"], "revenue": events["revenue"].fill_null(0.0)})

@@ -1,4 +1,4 @@
-"""Partial statistics: each file of a folder is aggregated once and stored, so a refresh reads only new files."""
+"""Partial statistics: each file of a folder is aggregated once and stored, so that a refresh reads only new files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Variant = tuple[int, dict[str, Flat], dict[str, list[tuple[int | None, float]]]]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A file's statistics by variant (None for rows without one), with its size and time of change when it was read."""
+    """A file's statistics by variant (None: rows without one), with its size and time of change at reading."""
 
     size: int
     changed: int
@@ -48,7 +48,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Partials(msgspec.Struct, frozen=True):
-    """The statistics of a folder's files by name, and the constants that missing covariates are imputed with."""
+    """The statistics of a folder's files by name, and the constants that impute missing covariates."""
 
     means: dict[str, float] = {}
     parts: dict[str, Part] = {}
@@ -57,7 +57,7 @@ class Partials(msgspec.Struct, frozen=True):
 def refresh_partials(
     source: DuckDB, folder: str, variant: str, measures: Sequence[Measure], store: Path
 ) -> tuple[dict[str | None, Group], list[Measure]]:
-    """Groups of a folder's Parquet files by variant, reading only files that are new or changed since the last time.
+    """Groups of a folder's Parquet files by variant, reading only new or changed files.
 
     The measures returned have an indicator for each covariate that some unit lacks.
 
@@ -100,7 +100,7 @@ def refresh_partials(
 
 
 def newest_file(folder: str) -> str:
-    """The folder's last file by name; its columns are taken for those of all, so that the others stay closed.
+    """The folder's last file by name, whose columns stand for all, so that the others need not be opened.
 
     Raises:
         BadInput: if the folder holds no Parquet file.
@@ -109,7 +109,7 @@ def newest_file(folder: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    """Paths of the Parquet files relative to the folder, which are the same from every working directory."""
+    """Paths of the Parquet files relative to the folder, independent of the working directory."""
     files = glob("**/*.parquet", root_dir=folder, recursive=True)  # noqa: PTH207 # no path object per file: a refresh is short
     files = [file for file in files if not is_hidden(file)]
     if not files:
@@ -120,7 +120,7 @@ def _files(folder: str) -> list[str]:
 
 
 def _pilot(parts: dict[str, Part], measures: Sequence[Measure]) -> dict[str, float] | None:
-    """The means of any stored file, which are close enough to those of a new one to centre its sums."""
+    """A stored file's means, close enough to a new file's to centre its sums."""
     for part in parts.values():
         for _, moments, _ in part.variants.values():
             means = {
@@ -175,7 +175,7 @@ def _aggregate_files(
     means: dict[str, float],
     pilot: dict[str, float] | None,
 ) -> dict[str, dict[str | None, Variant]]:
-    """Each file's statistics by variant; every covariate has an indicator, since other files may lack values."""
+    """Each file's statistics by variant, with an indicator per covariate, since other files may lack values."""
     frame, imputed = add_imputed(rows.frame, measures, covariate_terms(measures), means)
     parts: dict[str, dict[str | None, Variant]] = {name: {} for name in rows.names.values()}
     for (name, *path), group in aggregate_groups(source, frame, rows.keys, imputed, pilot).items():

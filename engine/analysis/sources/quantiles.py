@@ -43,7 +43,7 @@ class _Sample(NamedTuple):
 
 
 def estimate_quantiles(engine: Engine, rows: ir.Table, column: str, level: float, *, label: str) -> Quantiles:
-    """Each variant's quantile at `level` and the variance of that.
+    """Each variant's quantile at `level`, and its variance.
 
     Args:
         engine: where `rows` are read.
@@ -77,7 +77,7 @@ def estimate_quantiles(engine: Engine, rows: ir.Table, column: str, level: float
 
 
 def sample_quantile(x: Floats, unit: NDArray[np.intp], level: float, *, label: str) -> Arm | NotEstimable:
-    """The quantile of one variant's rows in memory, equal to `estimate_quantiles` on the same rows.
+    """The quantile of one variant's rows in memory, equal to `estimate_quantiles` for the same rows.
 
     Args:
         x: values (n,) in rising order.

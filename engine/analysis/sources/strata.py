@@ -1,4 +1,4 @@
-"""Post-stratification: compares variants within strata known before the exposure, whose uneven mix adds noise.
+"""Post-stratification: compares variants within strata known before the exposure, which removes their noise.
 
 Miratrix, Sekhon and Yu 2013, "Adjusting treatment effect estimates by post-stratification in randomized experiments",
 eq. 3 and 16: strata weighted by their share of all units, each variance within its stratum.
@@ -41,7 +41,7 @@ LEAST_PAIRED = 4
 
 
 class Stratified(NamedTuple):
-    """Each variant's group, weighted by stratum and not, and the least number of strata of any metric."""
+    """Each variant's group, stratified and plain, and the least number of strata of any metric."""
 
     weighted: dict[str, Group]
     whole: dict[str, Group]
@@ -85,7 +85,7 @@ def poststratify(
 
 
 def family_of(stratum: object) -> str | None:
-    """The store of a switchback's stratum; None for any other."""
+    """The store of a switchback's stratum; None for any other stratum."""
     return stratum.partition(SLOT)[0] if isinstance(stratum, str) and SLOT in stratum else None
 
 
@@ -112,7 +112,7 @@ def join_thin_slots(groups: Groups, variants: Sequence[str]) -> Groups:
 
 
 def _merge_small_strata(parts: Sequence[Mapping[str, Moments]], variants: Sequence[str]) -> list[dict[str, Moments]]:
-    """The strata with two units in every variant; the others are merged and, if too small, joined to the smallest."""
+    """The strata with two units in every variant; smaller ones are merged, or joined to the smallest."""
     large: list[dict[str, Moments]] = []
     small: list[dict[str, Moments]] = []
     for part in parts:
@@ -134,7 +134,7 @@ def _merge_parts(a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Mome
 def _split_paired(
     parts: Sequence[dict[str, Moments]], families: Sequence[str | None] | None, variants: Sequence[str]
 ) -> tuple[list[list[dict[str, Moments]]], list[dict[str, Moments]]]:
-    """The strata with a single unit of some variant and one at least of each, by family, and all other strata."""
+    """The strata with one unit of some variant and at least one of each, by family, and all others."""
     paired: dict[str, list[dict[str, Moments]]] = {}
     others: list[dict[str, Moments]] = []
     for part, family in zip(parts, families or [None] * len(parts), strict=True):

@@ -1,4 +1,4 @@
-"""Units and segments that the log did not store with a decision, from the decision's trace.
+"""Reads units and segments that the log did not store with a decision from the decision's trace.
 
 A trace has the request and the profile as the decision read them (`journal.traces`), so any trait, and any condition,
 can be asked for afterwards. Rows of erased customers have no trace, and so no value.
@@ -34,7 +34,7 @@ _CONDITION = re.compile(r"[:{]")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Splits a report by the trait `name` (or `channel`), or by whether `matches` holds, which `name` describes.
+    """Splits a report by the trait `name` (or `channel`), or by the condition `matches` called `name`.
 
     With `by_period` it is also split by the time of day of a switchback's periods.
     """
@@ -57,14 +57,14 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class ReportSplit(msgspec.Struct, frozen=True):
-    """The segment that a placement's report is split by; `zone` is the shop's, for customers without one."""
+    """The segment that splits a placement's report; `zone` is the shop's, for customers without one."""
 
     segment: Segment
     zone: str = "UTC"
 
 
 def parse_segment(text: str, named: Mapping[str, Predicate] | None = None) -> Segment:
-    """The segment that a text asks for: a trait, a segment of `segments.yaml`, or a condition in YAML.
+    """The segment named by a text: a trait, a segment of `segments.yaml`, or a condition in YAML.
 
     Args:
         text: `country`, `loyalty.tier: {$gte: 2}` or the key of a segment.
@@ -93,7 +93,7 @@ def parse_segment(text: str, named: Mapping[str, Predicate] | None = None) -> Se
 
 
 def find_split(question: ExperimentQuestion, segment: str | None) -> Segment | None:
-    """The segment that a report is split by: the one asked for, else the stratum of the question.
+    """The segment that splits a report: the requested one, else the question's stratum.
 
     Raises:
         BadInput: as `parse_segment`.
@@ -106,7 +106,7 @@ def find_split(question: ExperimentQuestion, segment: str | None) -> Segment | N
 
 
 def read_path(attributes: Mapping[str, object], path: str) -> object:
-    """The value at a dotted path, None where there is none."""
+    """The value at a dotted path; None if it does not exist."""
     value: object = attributes
     for name in path.split("."):
         value = read_member(value, name)
@@ -114,7 +114,7 @@ def read_path(attributes: Mapping[str, object], path: str) -> object:
 
 
 def unit_reader(question: ExperimentQuestion) -> TraceReader:
-    """Reads the unit in a trace, for experiments that do not assign customers."""
+    """Reads the unit from a trace, for experiments that do not assign customers."""
     trait, placeholders = question.trait, question.placeholders
 
     def read(trace: Trace) -> str | None:
@@ -134,7 +134,7 @@ def unit_reader(question: ExperimentQuestion) -> TraceReader:
 def fill_from_traces(
     source: DuckDB, log_dir: Path, seen: ir.Table, *, column: str, missing: ir.BooleanValue, read: TraceReader
 ) -> ir.Table:
-    """The decisions with `column` taken from their traces where it is `missing`; null where there is no trace.
+    """The decisions with `column` filled from traces if it is `missing`; null without a trace.
 
     Args:
         source: the log's engine.
@@ -162,7 +162,7 @@ def fill_from_traces(
 
 
 def _text(value: object) -> str | None:
-    """A value as the log's JSON would show it."""
+    """A value as the log's JSON shows it."""
     if value is None or isinstance(value, str):
         return value
     return msgspec.json.encode(value).decode()

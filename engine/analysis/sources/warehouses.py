@@ -26,7 +26,7 @@ def _first_line(error: Exception) -> str:
 
 
 class Spark:
-    """A Spark session, the one that is active or a local one (extra `spark`, needs Java)."""
+    """A Spark session: the active or a local one (extra `spark`, needs Java)."""
 
     def __init__(self) -> None:
         try:
@@ -75,7 +75,7 @@ class Spark:
 
 
 class ClickHouse:
-    """A ClickHouse server by its URL, or ClickHouse in this process where there is none (extra `clickhouse`)."""
+    """A ClickHouse server by URL, or ClickHouse in this process (extra `clickhouse`)."""
 
     def __init__(self, url: str | None) -> None:
         try:
@@ -94,7 +94,7 @@ class ClickHouse:
         self._views = 0
 
     def table(self, path: str, names: Sequence[str] = ()) -> ir.Table:
-        """A table of the server; a Parquet or CSV file where ClickHouse runs in this process."""
+        """A table of the server; in this process a Parquet or CSV file."""
         from sqlglot import expressions as sg  # noqa: PLC0415 # slow to import
 
         name = path
@@ -117,7 +117,7 @@ class ClickHouse:
         return unbound_table(name, {str(column): str(kind) for column, kind, *_ in described.result_rows})
 
     def rows(self, query: Frame) -> list[ResultRow]:
-        """The rows of an expression; ClickHouse's default quantile is sampled, so the exact one replaces it."""
+        """The rows of an expression, with exact quantiles instead of ClickHouse's sampled default."""
         sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compile_sql(query, "clickhouse"))
         try:
             return [cast("ResultRow", tuple(row)) for row in self.client.query(sql).result_rows]

@@ -31,7 +31,7 @@ FEWEST_SHOWN = 30  # the least number of rounds of an arm for which the normal l
 
 
 def running_means(reward: Floats, taken: Flags) -> Floats:
-    """The mean reward of the arm before each round, zero before its first: a model that uses no later reward."""
+    """The arm's mean reward before each round (zero before its first), so that no later reward is used."""
     own = np.where(taken, reward, 0.0)
     before: NDArray[np.int64] = np.cumsum(taken) - taken.astype(np.int64)
     earned = np.cumsum(own) - own
@@ -52,7 +52,7 @@ def aipw_scores(reward: Floats, taken: Flags, propensity: Floats, model: Floats)
 
 
 def lagged_allocation(taken: Flags, propensity: Floats, snapshot: Labels, arms: int) -> Floats:
-    """The arm's harmonic mean propensity in the snapshot before each round's own; one over `arms` in the first.
+    """The arm's harmonic mean propensity in the previous snapshot; one over `arms` in the first.
 
     A weight may use only what was known before the round. The log holds the propensity of the arm that was taken
     alone, so `taken / propensity^2` of the last snapshot, whose mean is that of `1 / propensity` over its contexts,
@@ -72,7 +72,7 @@ def lagged_allocation(taken: Flags, propensity: Floats, snapshot: Labels, arms: 
 
 
 def weighted_value(reward: Floats, taken: Flags, propensity: Floats, allocation: Floats) -> tuple[float, Floats]:
-    """An arm's value, and each round's part (T,) in its error, whose squares add up to the variance.
+    """An arm's value, and each round's part (T,) of its error, whose squares sum to the variance.
 
     Args:
         reward: (T,) in the order of the decisions.
@@ -99,7 +99,7 @@ def estimate_arm_value(
     alpha: float = 0.05,
     planned: int | None = None,
 ) -> Effect | NotEstimable:
-    """An arm's mean reward, had it been shown every time, with its interval.
+    """The arm's mean reward if it were always shown, with its interval.
 
     The first four arguments and the errors are those of `weighted_value`. `planned` is the number of rounds at which
     the interval is narrowest if it must hold at every look, None for a fixed horizon.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Prior(msgspec.Struct, frozen=True, array_like=True):
-    """A normal prior of the relative effect, by its mean and standard deviation."""
+    """A normal prior of the relative effect, with mean and standard deviation."""
 
     mean: float = 0.0
     sd: float = math.inf

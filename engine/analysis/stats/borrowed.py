@@ -1,4 +1,4 @@
-"""Effects whose variances follow from the effect that is tested: intervals are the effects that a test keeps.
+"""Effects whose variance depends on the tested effect: an interval is the set of effects that the test accepts.
 
 A test of an effect takes the means that both arms together would have under it, and the variances at these means
 (`small_arms.Loan`). The interval holds the effects at which the statistic stays within the method's multiplier, so it
@@ -30,7 +30,7 @@ LARGEST_RATIO = 1e4
 
 
 def plug_in_arms(control: Arm, treatment: Arm, loan: Loan) -> tuple[Arm, Arm]:
-    """The arms with the variances at their own means, or at the mean of both where one is zero or has no variance."""
+    """The arms with variances at their own means, or at the pooled mean if one is zero or constant."""
     ours, theirs = (
         msgspec.structs.replace(arm, variance=max(arm.variance, at) if loan.is_repeated else at)
         for arm in (control, treatment)
@@ -42,7 +42,7 @@ def plug_in_arms(control: Arm, treatment: Arm, loan: Loan) -> tuple[Arm, Arm]:
 def borrowed_effects(
     control: Arm, treatment: Arm, width: IntervalScale, loan: Loan, how: Relative
 ) -> tuple[Effect, Effect | NotEstimable]:
-    """The absolute and the relative effect of arms of which at least one borrows its variance."""
+    """The absolute and relative effect of arms of which at least one borrows its variance."""
     ours, theirs = plug_in_arms(control, treatment, loan)
     if math.isfinite(width.df):
         df = (1 - loan.weight) * width.df + loan.weight * (control.n + treatment.n - 2)
@@ -81,7 +81,7 @@ def borrowed_effects(
 
 
 def replace_ends(effect: Effect, low: float, high: float | None, p: float | None) -> Effect:
-    """The effect with other ends and another p-value; None keeps the upper end."""
+    """The effect with other interval ends and p-value; None keeps the upper end."""
     return Effect(effect.estimate, low, effect.high if high is None else high, effect.se, p)
 
 
@@ -92,7 +92,7 @@ def _statistic(distance: float, variance: float) -> float:
 
 
 def _crossing(statistic: Callable[[float], float], estimate: float, step: float, bound: float) -> float:
-    """The value beyond `estimate`, in the direction of `step`, from which on the statistic exceeds the bound."""
+    """The value beyond `estimate`, in the direction of `step`, at which the statistic reaches the bound."""
     inside, outside = estimate, estimate + step
     for _ in range(60):
         if abs(statistic(outside)) > bound:
@@ -102,7 +102,7 @@ def _crossing(statistic: Callable[[float], float], estimate: float, step: float,
 
 
 def _bisect(statistic: Callable[[float], float], inside: float, outside: float, bound: float) -> float:
-    """The crossing between a value inside and one outside: false position, halved where it stalls (Illinois)."""
+    """The crossing between a value inside and one outside, by false position with the Illinois rule."""
     low, high, last = abs(statistic(inside)) - bound, abs(statistic(outside)) - bound, 0
     for step in range(120):
         if abs(outside - inside) <= DIGITS * (abs(inside) + abs(outside)):
@@ -120,7 +120,7 @@ def _bisect(statistic: Callable[[float], float], inside: float, outside: float, 
 
 
 def _ratio_end(statistic: Callable[[float], float], ratio: float, side: int, bound: float) -> float | None:
-    """The end of a ratio's interval above (`side` 1) or below the ratio; None if the test keeps every ratio there."""
+    """The end of a ratio's interval above (`side` 1) or below the ratio; None if it is unbounded."""
     inside, factor = ratio, 2.0**side
     outside = ratio * factor
     while abs(statistic(outside)) <= bound:

@@ -1,4 +1,4 @@
-"""Weighted means over dependent rows: what each cluster contributes, and an interval by leaving one out at a time.
+"""Weighted means over dependent rows: each cluster's contribution, and a leave-one-out interval.
 
 Rows of one customer are not independent, and customers differ in how many they have. The variance is the jackknife's:
 the sum of squares of what leaving a cluster out changes (Bell and McCaffrey 2002, "Bias Reduction in Standard Errors
@@ -59,12 +59,12 @@ class ClusteredMean:
         return cls(value, changes, int(np.count_nonzero(share)), 1 / float(share @ share))
 
     def __sub__(self, other: ClusteredMean) -> ClusteredMean:
-        """The difference of two means over the same clusters, which are thereby paired."""
+        """The difference of two means over the same clusters, paired by cluster."""
         clusters, effective = max(self.clusters, other.clusters), min(self.effective, other.effective)
         return ClusteredMean(self.value - other.value, self.changes - other.changes, clusters, effective)
 
     def effect(self, alpha: float) -> Effect | NotEstimable:
-        """The value with its t interval, which leans where the mean is skewed (`SKEWED`)."""
+        """The value with its t interval, asymmetric if the mean is skewed (`SKEWED`)."""
         if self.clusters < 2 or not np.all(np.isfinite(self.changes)):
             return NotEstimable("one customer only; an interval needs two")
         variance = float(self.changes @ self.changes) * (1 - 1 / self.clusters)
@@ -91,7 +91,7 @@ def apply_hall(t: float, skewness: float) -> float:
 
 
 def invert_hall(y: float, skewness: float) -> float:
-    """The t at which Hall's transformation is y; `skewness` is the mean's."""
+    """The t whose Hall transformation is y; `skewness` is the mean's."""
     if abs(skewness) < LEAST_SKEWNESS:
         return y
     return 3 / skewness * (float(np.cbrt(1 + skewness * (y - skewness / 6))) - 1)

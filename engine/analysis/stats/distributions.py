@@ -1,4 +1,4 @@
-"""The few distribution functions that most reports need, from the standard library.
+"""The few distribution functions that most reports need, without scipy.
 
 Importing scipy.special takes as long as aggregating five million rows, so only what needs it imports it.
 """

@@ -63,7 +63,7 @@ class IntervalScale(msgspec.Struct, frozen=True):
     stretch: float = 1.0
 
     def p(self, z: float) -> float | None:
-        """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
+        """The method's p-value of an estimate `z` standard errors from zero; None if it has none."""
         if self.inference.method == "fixed":
             return two_sided_t_p(z / self.stretch, self.df)
         if self.inference.method == "sequential":

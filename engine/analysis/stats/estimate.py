@@ -30,7 +30,7 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Bayes(msgspec.Struct, frozen=True):
-    """A posterior for the relative effect.
+    """A posterior of the relative effect.
 
     `chance_to_win` is the probability that the effect is in the metric's good direction, `expected_loss` what
     shipping the treatment loses on average (relative to control), `forgone` what keeping control loses, `rope` the
@@ -58,7 +58,7 @@ def format_percents(values: Sequence[float], digits: int = 1) -> list[str]:
 
 
 def format_level(share: float) -> str:
-    """A share that somebody set, such as 95% or 0.04%, with as many digits as tell it from 0% and 100%."""
+    """A chosen share, such as 95% or 0.04%, with enough digits to differ from 0% and 100%."""
     digits = 3
     while digits < 15 and 0 < share < 1 and float(f"{100 * share:.{digits}g}") in {0.0, 100.0}:
         digits += 1

@@ -66,7 +66,7 @@ def _gradient(moments: Moments, term: Term, at: int) -> tuple[float, Floats]:
 
 
 def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
-    """Values (1 + c,) of the metric and its covariates, and their gradients (1 + c, k)."""
+    """The metric's and covariates' values (1 + c,), and their gradients (1 + c, k)."""
     values, gradients, at = [], [], 0
     for term in (measure.y, *measure.covariates):
         value, gradient = _gradient(moments, term, at)
@@ -77,7 +77,7 @@ def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
 
 
 def regression_slopes(total: Moments, measure: Measure) -> Floats:
-    """The regression coefficients (c,) of the metric on its covariates, over both arms together or over one.
+    """The regression coefficients (c,) of the metric on its covariates, over both arms or one.
 
     Deng, Xu, Kohavi and Walker 2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
     Pre-Experiment Data", eq. 4; with several covariates the least-squares solution. A covariate that does not vary,
@@ -89,7 +89,7 @@ def regression_slopes(total: Moments, measure: Measure) -> Floats:
 
 
 def _variance(moments: Moments, direction: Floats) -> float:
-    """The variance of a sum of the columns' means; zero where it is no more than rounding error of its terms."""
+    """The variance of a sum of column means; zero if it is only rounding error."""
     covariance = moments.covariance
     variance = float(direction @ covariance @ direction)
     rounded = ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction))
@@ -97,7 +97,7 @@ def _variance(moments: Moments, direction: Floats) -> float:
 
 
 def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
-    """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
+    """Both arms' values and variances, covariate-adjusted, and the share of variance removed.
 
     The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (`regression_slopes`) or with
     `adjust: lin` in each arm alone, which never loses precision, also where arms are uneven and effects differ (Lin
@@ -145,7 +145,7 @@ def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tup
 
 
 def add_outcomes(arm: Arm, moments: Moments, measure: Measure, outcomes: Outcomes | None) -> Arm:
-    """The arm with the outcomes of its units, of which `moments` are the plain ones."""
+    """The arm with its units' outcomes; `moments` are the plain ones."""
     if outcomes is None or moments.n == 0:
         return arm
     per_unit = float(moments.mean[1]) if measure.y.den is not None else 1.0
@@ -156,7 +156,7 @@ def add_outcomes(arm: Arm, moments: Moments, measure: Measure, outcomes: Outcome
 
 
 def correct_unequal_units(arm: Arm, moments: Moments, measure: Measure) -> Arm:
-    """The arm of a ratio with the error of units that have very unequal denominators, such as rows.
+    """A ratio's arm with a corrected error if units' denominators are very unequal, as for rows.
 
     A unit with a large share s of the denominators hides its own error, because the ratio follows it: leaving it out
     changes the ratio by 1 / (1 - s) times as much. Moments do not tell the s of each unit, but their sum of squares,
@@ -182,7 +182,7 @@ def estimate_arm(moments: Moments, measure: Measure) -> Arm:
 
 
 def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
-    """The metric's value and the standard deviation of its linearized value per unit, covariates taken off."""
+    """The metric's value and the standard deviation of its linearized value per unit, covariates removed."""
     values, gradients = _linearized(moments, measure)
     theta = regression_slopes(moments, measure) if measure.covariates else np.zeros(0)
     direction = np.concatenate(([1.0], -theta)) @ gradients
@@ -190,7 +190,7 @@ def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
 
 
 def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
-    """Whether a proportion's column can hold zeros and ones only: their variance is p (1 - p)."""
+    """Whether a proportion's column can be all zeros and ones: its variance is p (1 - p)."""
     p = float(side.mean[0])
     if not measure.rules.is_share or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
         return True
@@ -198,12 +198,12 @@ def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
 
 
 def not_a_share(measure: Measure) -> NotEstimable:
-    """The refusal of a proportion whose column holds values other than 0 and 1."""
+    """The refusal of a proportion whose column has values other than 0 and 1."""
     return NotEstimable(f"{measure.name} has values other than 0 and 1; ask for its mean", fault=True)
 
 
 def _why_not(side: Moments, measure: Measure) -> NotEstimable:
-    """The reason why a side with NaN or infinite moments gives no estimate."""
+    """The reason why a side with NaN or infinite moments has no estimate."""
     if not np.all(np.isfinite(side.mean)):
         own = len(measure.y.columns)
         if not np.all(np.isfinite(side.mean[:own])):

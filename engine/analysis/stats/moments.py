@@ -55,7 +55,7 @@ class Moments(msgspec.Struct, frozen=True, eq=False):
 
 
 class Outcomes(msgspec.Struct, frozen=True):
-    """The values of a metric that are not zero: the number of units that have one, and the sum of their sizes.
+    """The non-zero values of a metric: the number of units with one, and the sum of their sizes.
 
     The size of a value is what it is without its sign. Moments do not tell either: few large outcomes have the moments
     of many small ones, and refunds cancel orders in a mean. `units` is None where they were not counted.
@@ -121,7 +121,7 @@ def moments_from_shifted_sums(
 
 
 def is_well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, float]) -> bool:
-    """Whether the pilot was within a thousand standard deviations, so that ten digits are left of sixteen."""
+    """Whether the pilot is within a thousand standard deviations, so that ten of sixteen digits remain."""
     if moments.n < 2 or not np.all(np.isfinite(moments.mean)):
         return True
     off = moments.mean - np.array([centre[name] for name in columns])

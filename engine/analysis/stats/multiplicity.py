@@ -1,4 +1,4 @@
-"""p-values adjusted for multiple comparisons."""
+"""Adjusts p-values for multiple comparisons."""
 
 from collections.abc import Sequence
 

@@ -26,14 +26,14 @@ LARGEST = 1e100  # a baseline whose square is still a number
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """The control before the experiment: a unit's mean value and its standard deviation (None for a proportion)."""
+    """The control before the experiment: a unit's mean and standard deviation (None for a proportion)."""
 
     kind: MetricKindName
     value: float
     sd: float | None = None
 
     def variance(self, value: float) -> float:
-        """The variance of one unit where the mean is `value`."""
+        """The variance of one unit at the mean `value`."""
         if self.sd is not None:
             return self.sd**2
         if not 0 < value < 1:
@@ -43,7 +43,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 class Design(msgspec.Struct, frozen=True):
-    """`units` over control and one variant, `mde` relative to control, `power`: one of them follows from the others."""
+    """`units` over control and one variant, relative `mde`, `power`: each follows from the other two."""
 
     kind: MetricKindName
     baseline: float
@@ -139,7 +139,7 @@ def least_detectable_effect(
 
 
 def _design(baseline: Baseline, mde: float, units: int, inference: Inference, share: float) -> Design:
-    """The design with the power that `units` reach, and the formula by which it was computed."""
+    """The design with the power of `units`, and the formula used."""
     reached = compute_power(baseline, mde, units, inference, share=share)
     formula = {
         "fixed": "normal, unpooled, one look at the end",
@@ -168,7 +168,7 @@ def solve_design(
     power: float | None,
     share: float = 0.5,
 ) -> Design:
-    """The one of effect, units and power that is left out; from the effect alone, the units for a power of 0.8.
+    """The missing one of effect, units and power; the units for a power of 0.8 if only the effect is given.
 
     `share` of the units are control's.
 
@@ -192,7 +192,7 @@ def solve_design(
 
 
 def _check(baseline: Baseline, power: float, share: float) -> None:
-    """Raise BadInput for a power, a share or a baseline that no formula can use."""
+    """Raises BadInput for a power, a share or a baseline that no formula can use."""
     if not 0 < power < 1:
         raise BadInput(f"power {power:g} is not between 0 and 1; 0.8 is usual")
     if not 0 < share < 1:

@@ -1,4 +1,4 @@
-"""Two proportions with small counts: score intervals and Fisher's exact test in place of normal theory."""
+"""Two proportions with small counts: score intervals and Fisher's exact test instead of normal theory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_small(successes: tuple[int, int], sizes: tuple[int, int]) -> bool:
 
 
 def fisher_p(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
-    """Two-sided p-value: all tables with these margins that are no likelier than the one seen (Fisher 1935)."""
+    """Two-sided p-value over all tables with these margins that are at most as likely (Fisher 1935)."""
     (x, _), (n, m), total = successes, sizes, sum(successes)
     k = np.arange(max(0, total - m), min(n, total) + 1)
     log_p = _log_choose(n, k) + _log_choose(m, total - k) - _log_choose(n + m, total)
@@ -58,7 +58,7 @@ def difference_interval(successes: tuple[int, int], sizes: tuple[int, int], alph
 
 
 def difference_score(successes: tuple[int, int], sizes: tuple[int, int], delta: float) -> float:
-    """The score statistic of p2 - p1 = `delta`, about standard normal if that is so."""
+    """The score statistic of p2 - p1 = `delta`, about standard normal under that hypothesis."""
     q1 = _constrained_difference(successes, sizes, delta)
     distance = successes[1] / sizes[1] - successes[0] / sizes[0] - delta
     return _score(distance, _spread(q1, q1 + delta, sizes, 1.0), sizes)
@@ -87,7 +87,7 @@ def ratio_interval(
 
 
 def ratio_score(successes: tuple[int, int], sizes: tuple[int, int], rho: float) -> float:
-    """The score statistic of p2 / p1 = `rho`, about standard normal if that is so."""
+    """The score statistic of p2 / p1 = `rho`, about standard normal under that hypothesis."""
     q1 = _constrained_ratio(successes, sizes, rho)
     distance = successes[1] / sizes[1] - rho * successes[0] / sizes[0]
     return _score(distance, _spread(q1, rho * q1, sizes, rho), sizes)
@@ -106,7 +106,7 @@ def _score(distance: float, variance: float, sizes: tuple[int, int]) -> float:
 
 
 def _constrained_difference(successes: tuple[int, int], sizes: tuple[int, int], delta: float) -> float:
-    """Maximum likelihood of p1 where p2 = p1 + delta: the middle root of a cubic."""
+    """Maximum likelihood of p1 under p2 = p1 + delta: the middle root of a cubic."""
     (x1, x2), (n1, n2) = successes, sizes
     n, x = n1 + n2, x1 + x2
     b = (n2 + 2 * n1) * delta - n - x
@@ -120,7 +120,7 @@ def _constrained_difference(successes: tuple[int, int], sizes: tuple[int, int], 
 
 
 def _constrained_ratio(successes: tuple[int, int], sizes: tuple[int, int], rho: float) -> float:
-    """Maximum likelihood of p1 where p2 = rho p1: the lower root of a quadratic."""
+    """Maximum likelihood of p1 under p2 = rho p1: the lower root of a quadratic."""
     (x1, x2), (n1, n2) = successes, sizes
     a = (n1 + n2) * rho
     b = -(n2 * rho + x2 + n1 + x1 * rho)
@@ -170,6 +170,6 @@ def exact_effects(
 
 
 def _variance(successes: int, size: int) -> float:
-    """The variance of a share; where it has no success or no failure, as if it had half of one."""
+    """The variance of a share; without any success or failure, as if it had half of one."""
     share = successes / size if 0 < successes < size else (successes + 0.5) / (size + 1)
     return share * (1 - share) / size

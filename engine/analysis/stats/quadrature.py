@@ -1,4 +1,4 @@
-"""Gauss-Legendre nodes, made once: finding them costs more than any integral here."""
+"""Gauss-Legendre nodes, computed once, since finding them costs more than any integral here."""
 
 from __future__ import annotations
 

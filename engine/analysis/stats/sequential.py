@@ -22,7 +22,7 @@ NEAR_A_LOOK = 0.001
 
 
 def tuned_rho(planned: int, alpha: float) -> float:
-    """The rho that makes the boundary narrowest around `planned` units.
+    """The rho with the narrowest boundary around `planned` units.
 
     Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, "Time-uniform central limit theory and asymptotic confidence
     sequences", eq. 16.
@@ -118,7 +118,7 @@ def group_boundaries(fractions: Sequence[float], errors: Sequence[float]) -> lis
 
 
 def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha: float) -> float | None:
-    """The boundary of a look now, if all planned looks up to now were taken; None before the first is due."""
+    """The boundary of a look now if all planned looks so far were taken; None before the first."""
     fraction = min(units / planned, 1.0)
     due = [look / looks for look in range(1, looks + 1) if look / looks <= fraction]
     if not due:
@@ -128,7 +128,7 @@ def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha
 
 
 def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:
-    """The least alpha at whose boundary this look would have ended, a p-value that holds at every planned look.
+    """The least alpha whose boundary this look crosses, a p-value valid at every planned look.
 
     Jennison and Turnbull 2000, "Group Sequential Methods", section 9.5 (repeated p-values).
     """
@@ -141,7 +141,7 @@ def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> f
 
 
 def is_planned_look(units: int, planned: int, looks: int) -> bool:
-    """Whether so many units are one of `looks` even ones up to `planned`, give or take 0.1 % of a step."""
+    """Whether this number of units is one of `looks` even steps up to `planned`, within 0.1 % of a step."""
     step = planned / looks
     number = min(max(round(units / step), 1), looks)
     return abs(units - number * step) <= max(NEAR_A_LOOK * step, 1.0)
@@ -161,7 +161,7 @@ def unplanned_multiplier(units: int, planned: int, looks: int, kind: Spending, a
 
 
 def unplanned_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:
-    """The least alpha at whose `unplanned_multiplier` this look would have ended."""
+    """The least alpha at whose `unplanned_multiplier` this look ends the test."""
     if units < planned / looks:
         return 1.0
     at = units / (planned * (1 + OVERRUN / looks))
@@ -169,7 +169,7 @@ def unplanned_p(z: float, units: int, planned: int, looks: int, kind: Spending) 
 
 
 def unplanned_share(looks: int, kind: Spending) -> float:
-    """The share of alpha of looks that are not planned: less where boundaries at planned looks lie farther apart."""
+    """The share of alpha for unplanned looks: less if boundaries of planned looks are farther apart."""
     if looks == 1:
         return 0.2
     return 0.6 if kind == "obrien_fleming" and looks >= 5 else 0.4

@@ -1,4 +1,4 @@
-"""Inference where arms are uneven, or little happened in one of them.
+"""Inference for uneven arms, or arms with few outcomes.
 
 An interval is as good as the estimate of each arm's variance. Where arms are uneven and outcomes skewed (few units buy,
 and amounts have a long tail) the small arm's variance comes from a handful of outcomes: it is too small exactly when
@@ -68,7 +68,7 @@ MOST_GROWTH = 4.0
 
 
 def information(a: int, b: int) -> int:
-    """The units of two even arms that know as much as arms of `a` and `b` units."""
+    """The units of two even arms with the same information as arms of `a` and `b` units."""
     return round(4 * a * b / (a + b)) if a + b else 0
 
 
@@ -79,7 +79,7 @@ def unevenness(a: int, b: int) -> float:
 
 
 def pooled_squared_cv(arms: tuple[Arm, Arm]) -> float:
-    """The squared coefficient of variation of one unit within arms, weighted by the outcomes of each; NaN without."""
+    """The squared coefficient of variation within arms, weighted by outcomes; NaN without outcomes."""
     weights = [abs(arm.value) * arm.n for arm in arms]
     if not sum(weights):
         return math.nan
@@ -88,7 +88,7 @@ def pooled_squared_cv(arms: tuple[Arm, Arm]) -> float:
 
 
 def size_squared_cv(arms: tuple[Arm, Arm]) -> float:
-    """The pooled squared coefficient of variation of the sizes of the values."""
+    """The pooled squared coefficient of variation of the values' sizes."""
     if all(arm.size is None for arm in arms):
         return pooled_squared_cv(arms)
     weights = [arm.mean_size * arm.n for arm in arms]
@@ -103,7 +103,7 @@ def size_squared_cv(arms: tuple[Arm, Arm]) -> float:
 
 
 def effective_outcomes(n: int, squared_cv: float) -> float:
-    """Kish's effective number of the outcomes of `n` units, by the coefficient of variation of their sizes."""
+    """Kish's effective number of `n` units' outcomes, by the variation of their sizes."""
     return n / (1 + squared_cv)
 
 
@@ -120,7 +120,7 @@ def unskewed_outcomes(n: int, squared_cv: float) -> float:
 def too_few_outcomes(
     name: str, arms: Mapping[str, Arm], *, is_share: bool, is_repeated: bool = True
 ) -> NotEstimable | None:
-    """Why a metric that counts or sums outcomes has no interval yet, None if it has one.
+    """The reason why a metric of outcomes has no interval yet; None if it has one.
 
     Args:
         name: the metric.
@@ -158,7 +158,7 @@ def too_few_outcomes(
 
 
 def widening(arms: tuple[Arm, Arm]) -> float:
-    """The factor of the width of a single look's interval of long tails with little more than the least outcomes.
+    """The factor that widens a single look's interval for long tails with barely enough outcomes.
 
     Whether there are enough is seen in the same values: of samples near the limit those whose variance came out small
     have an interval. Without the factor they cover down to 92.7 % where the effect doubles log-normal amounts (sigma
@@ -174,7 +174,7 @@ def widening(arms: tuple[Arm, Arm]) -> float:
 
 
 def claims_nothing(reason: NotEstimable) -> bool:
-    """Whether there is no estimate because outcomes are too few, which more units change."""
+    """Whether too few outcomes prevent an estimate, which more units change."""
     return reason.not_estimable.startswith(TOO_FEW)
 
 
@@ -183,7 +183,7 @@ def _times(least: float, count: float) -> str:
 
 
 class Loan(msgspec.Struct, frozen=True, kw_only=True):
-    """The variance that the arms of a comparison lend each other, as a function of an arm's mean.
+    """The variance that a comparison's arms lend each other, as a function of an arm's mean.
 
     `weight` is the share of an arm's variance that is borrowed, `unit` the variance of one unit at `mean`, the mean of
     both arms. An anytime interval borrows only where that makes it wider, and so does one of values of either sign,
@@ -212,7 +212,7 @@ class Loan(msgspec.Struct, frozen=True, kw_only=True):
         return max(borrowed, treatment.variance + ratio**2 * control.variance)
 
     def _unit_variance(self, value: float) -> float:
-        """The variance of one unit whose mean is `value`."""
+        """The variance of one unit with mean `value`."""
         if self.shape == "share":
             share = min(max(value, 0.0), 1.0)
             return share * (1 - share)
@@ -223,7 +223,7 @@ class Loan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def growth_exponents(control: Arm, treatment: Arm) -> tuple[float, float]:
-    """The least and the largest exponent with which the variance of one unit follows its mean: 1 to 2.
+    """The least and largest exponent by which a unit's variance follows its mean: 1 to 2.
 
     It is 2 less the share that the number of outcomes has in the growth of the mean from arm to arm, on the scale of
     logarithms. That share is known up to an error, so that few outcomes leave both ends open. Where sizes are alike,
@@ -241,7 +241,7 @@ def growth_exponents(control: Arm, treatment: Arm) -> tuple[float, float]:
 
 
 def _unlikeness(arms: tuple[Arm, Arm]) -> float:
-    """How much the sizes of outcomes differ: 0 where they are alike, 1 where few have most of the sum."""
+    """The inequality of outcome sizes: 0 if they are equal, 1 if few have most of the sum."""
     squared_cv = size_squared_cv(arms)
     seen = sum(arm.outcomes or 0 for arm in arms) / sum(arm.n for arm in arms)
     alike, unlike = ALIKE
@@ -249,7 +249,7 @@ def _unlikeness(arms: tuple[Arm, Arm]) -> float:
 
 
 def arrange_loan(control: Arm, treatment: Arm, shape: Shape, *, is_repeated: bool) -> Loan | None:
-    """The loan between two arms; None where both are to keep their own variances."""
+    """The loan between two arms; None if both keep their own variances."""
     arms = (control, treatment)
     units = control.n + treatment.n
     mean = sum(arm.n * arm.value for arm in arms) / units

@@ -1,4 +1,4 @@
-"""Tells which texts of an address are secret, so that no error prints them.
+"""Finds the secret texts of an address, so that no error prints them.
 
 A driver that misreads an address names the parts that it found. In `postgresql://u:p@ss@db/shop` libpq looks for a host
 `ss@db`. So a secret can be cut out of an error only where the address has one reading.
@@ -22,7 +22,7 @@ _SECRET_KEY = re.compile(r"pass|pwd|secret|token|key|cred|auth", re.IGNORECASE)
 
 
 def find_secrets(address: str) -> set[str] | None:
-    """The passwords and keys in an address, as written and decoded; None where it may be read in several ways.
+    """The passwords and keys in an address, as written and decoded; None if it is ambiguous.
 
     An address is a URL, or settings such as `host=db password=x`.
     """

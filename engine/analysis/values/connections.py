@@ -1,4 +1,4 @@
-"""The engines of tables outside the log: each takes the exposures, runs one query there, and hands back its rows.
+"""The engines of tables outside the log: each takes the exposures, runs one query, and returns its rows.
 
 The exposures are a temporary table that ends with the connection. No table of the other side is written.
 """
@@ -40,7 +40,7 @@ NOBODY = Exposures((), ())
 
 
 class Connection(Protocol):
-    """An engine that has tables."""
+    """An engine with tables outside the log."""
 
     dialect: str
 
@@ -58,7 +58,7 @@ class Connection(Protocol):
 
 
 def connect(spec: SourceSpec, source: DuckDB) -> Connection:
-    """The connection of `sources.yaml`; `source` is the engine of the log, which reads files too.
+    """The connection of `sources.yaml`; `source` is the log's engine, which also reads files.
 
     Raises:
         BadInput: if the environment variable with its address is missing.
@@ -76,7 +76,7 @@ def connect(spec: SourceSpec, source: DuckDB) -> Connection:
 
 
 def _read_address(spec: SourceSpec) -> str:
-    """The address in the environment."""
+    """The address in the connection's environment variable."""
     found = os.environ.get(spec.address or "", "").strip()
     if not found:
         raise BadInput(
@@ -102,7 +102,7 @@ def refuse_query(spec: SourceSpec, error: Exception, address: str = "") -> BadIn
 
 
 def _first_line(error: Exception, spec: SourceSpec, address: str) -> str:
-    """The first line of an error without the address; its kind alone where that line may name a part of a password."""
+    """An error's first line without the address; only its kind if that line may contain part of a password."""
     kind = type(error).__name__
     text = str(error).strip().partition("\n")[0] or kind
     if not address:
@@ -115,13 +115,13 @@ def _first_line(error: Exception, spec: SourceSpec, address: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
-    """The name of a table, and the schema (and database) that it is in, of `database.schema.table`."""
+    """A table's name and its schema (and database), from `database.schema.table`."""
     *place, table = name.split(".")
     return table, place
 
 
 class _Files:
-    """Parquet and CSV files of a folder, which the engine of the log reads itself."""
+    """Parquet and CSV files of a folder, which the log's engine reads."""
 
     dialect = "duckdb"
 
@@ -142,7 +142,7 @@ class _Files:
         return unbound_columns(columns, view.sql)
 
     def fetch(self, query: ir.Table, exposed: Exposures) -> list[FetchedRow]:
-        """The rows, by the log's own engine."""
+        """The rows, read by the log's engine."""
         import pyarrow as pa  # noqa: PLC0415 # a decision server imports the package without the analysis extra
 
         run = self._source.connection.execute
@@ -158,7 +158,7 @@ class _Files:
 
 
 class _SQLite:
-    """A SQLite file, opened for reading. Its times are texts of ISO 8601."""
+    """A SQLite file, opened for reading. Its times are ISO 8601 texts."""
 
     dialect = "sqlite"
 
@@ -192,7 +192,7 @@ class _SQLite:
 
 
 def _sqlite_time(at: object) -> str:
-    """A time as SQLite's `strftime('%Y-%m-%d %H:%M:%f')` writes it."""
+    """A time in the format of SQLite's `strftime('%Y-%m-%d %H:%M:%f')`."""
     return f"{at:%Y-%m-%d %H:%M:%S}.{getattr(at, 'microsecond', 0) // 1000:03d}"
 
 

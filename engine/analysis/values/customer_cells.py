@@ -1,4 +1,4 @@
-"""One pass over an experiment's decisions and exposures, for reports whose units are customers.
+"""Reads an experiment's decisions and exposures in one pass, for reports whose units are customers.
 
 Joining decisions with exposures is the dearest step of a report, and every part of it asks for that join: the members,
 the shares that were served, the customers assigned and seen, repeated exposures and those without a decision. So the
@@ -81,7 +81,7 @@ SELECT sum(pairs) FILTER (variant IS NOT NULL), sum(unseen), sum(pairs) FILTER (
 
 
 class CustomerCells(NamedTuple):
-    """What one pass found: the `members`, as of `exposed_members`, and the drawn decisions for `read_allocation`."""
+    """The result of one pass: `members` as in `exposed_members`, and drawn decisions for `read_allocation`."""
 
     members: ir.Table
     drawn: ir.Table
@@ -100,7 +100,7 @@ class ExposureCounts(NamedTuple):
 
 
 def has_customer_cells(question: ExperimentQuestion, segment: Segment | None) -> bool:
-    """Whether the cells have the units and the segments of a report: customers, whole or by channel."""
+    """Whether the cells cover a report's units and segments: customers, overall or by channel."""
     is_split = segment is not None and (segment.name != "channel" or segment.matches is not None)
     return question.unit == "customer" and not is_split and not question.is_holdout and question.switchback is None
 
@@ -154,7 +154,7 @@ def count_exposures(
 
 
 def _start(question: ExperimentQuestion) -> int:
-    """The experiment's start in microseconds; without one, a time before every record."""
+    """The experiment's start in microseconds; without one, a time before all records."""
     return -(2**62) if question.start is None else int(question.start * SECOND)
 
 

@@ -1,4 +1,4 @@
-"""Which customers passed all steps of a funnel, in their order and in time, over the events of the log.
+"""Finds customers who passed all steps of a funnel, in order and in time, over the log's events.
 
 Each event of a step is given the latest first step from which it can be reached in order. A customer has passed if an
 event of the last step has such a start, not longer ago than the metric says. So of a customer's starts the best
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FunnelValue:
-    """One funnel: its name, which events each of its `steps` takes, and the names of each step's `events`.
+    """One funnel: its name, the events of each of its `steps`, and each step's names of `events`.
 
     All steps lie `within` so many seconds, if it is given. `refunds` are the events that take orders back, None where
     no step is an order.

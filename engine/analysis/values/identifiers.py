@@ -1,4 +1,4 @@
-"""The identifiers by which tables outside the log may name a customer, as far as the log knows them.
+"""The identifiers by which tables outside the log may name a customer, as known from the log.
 
 A customer is known by their id in the log, by the ids of visitors who were merged into them, by the identifiers that a
 merge names, and by those that the exposed decisions' requests named. An id of the log is that customer whatever else
@@ -44,7 +44,7 @@ class _TracedRequest(msgspec.Struct):
 
 
 class _TracedIds(msgspec.Struct, array_like=True):
-    """The head of a `Trace`, which is all that is read of it."""
+    """The head of a `Trace`, the only part that is read."""
 
     now: float
     request: _TracedRequest
@@ -79,7 +79,7 @@ def find_identifiers(source: DuckDB, log_dir: Path, customers: ir.Table | None =
 
 
 def _merged_ids(source: DuckDB, log_dir: Path) -> Iterator[ir.Table]:
-    """Yield the ids of merged visitors, and the identifiers that merges name, each with the customer."""
+    """Yield ids of merged visitors, and identifiers that merges name, each with the customer."""
     import ibis  # noqa: PLC0415 # as above
 
     merges = merged_customers_table(source, log_dir)
@@ -93,7 +93,7 @@ def _merged_ids(source: DuckDB, log_dir: Path) -> Iterator[ir.Table]:
 
 
 def _traced_ids(source: DuckDB, log_dir: Path, customers: ir.Table | None) -> ir.Table:
-    """The personal identifiers that the requests of decisions named, each with the customer."""
+    """The personal identifiers in decisions' requests, each with the customer."""
     decisions = read_log_table(source, log_dir, "decisions")
     if customers is not None:
         decisions = decisions.semi_join(customers, "customer")

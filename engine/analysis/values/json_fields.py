@@ -34,7 +34,7 @@ def json_text(column: ir.Value, name: str) -> ir.StringValue:
 
 
 def json_at(column: ir.Value, pointer: str) -> ir.StringValue:
-    """The text at a place of a JSON column, by RFC 6901."""
+    """The text at a place of a JSON column, given by RFC 6901."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
@@ -46,7 +46,7 @@ def json_at(column: ir.Value, pointer: str) -> ir.StringValue:
 
 
 def json_kind(column: ir.Value, name: str) -> ir.StringValue:
-    """DuckDB's name of the type of a field of a JSON column, null where there is no such field."""
+    """DuckDB's type name of a JSON column's field; null if there is no such field."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
@@ -58,7 +58,7 @@ def json_kind(column: ir.Value, name: str) -> ir.StringValue:
 
 
 def json_number(column: ir.Value, name: str) -> ir.FloatingValue:
-    """The number in a field of a JSON column; null where it is none, or beyond what metrics count."""
+    """The number in a JSON column's field; null if it is not one, or beyond what metrics count."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     number = json_text(column, name).try_cast("float64")
@@ -67,12 +67,12 @@ def json_number(column: ir.Value, name: str) -> ir.FloatingValue:
 
 
 def _pointer(name: str) -> str:
-    """The place of a field by RFC 6901; a path in JSONPath would have wildcards."""
+    """The place of a field by RFC 6901, since a JSONPath would have wildcards."""
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def json_number_sql(column: str, pointer: str) -> str:
-    """`json_number` as text; `column` and `pointer` are SQL, the latter of a place by RFC 6901."""
+    """`json_number` as text; `column` and `pointer` (RFC 6901) are SQL."""
     number = f"TRY_CAST(json_extract_string({column}, {pointer}) AS DOUBLE)"
     kinds = ", ".join(map(text_literal, JSON_NUMBERS))
     return (

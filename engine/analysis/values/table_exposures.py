@@ -1,4 +1,4 @@
-"""Exposures that a table outside the log has, as the decisions and exposures of an experiment's report.
+"""Uses exposures from a table outside the log as the decisions and exposures of an experiment's report.
 
 The table's engine finds each customer's first exposure to each variant, in one query. Its identifiers become customers
 of the log where the log knows them, and stay who they are where it does not. What the log has of the experiment itself
@@ -36,7 +36,7 @@ LEFT JOIN log_columns ON false
 
 
 def load_table_exposures(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> None:
-    """Puts the exposures of the question's table, if it has one, in the place of the log's for this engine.
+    """Replaces the log's exposures by those of the question's table, if any, for this engine.
 
     Raises:
         BadInput: if the table cannot be read.

@@ -1,4 +1,4 @@
-"""The values of one table for each exposed customer, by one query that the table's own engine runs.
+"""The values of one table for each exposed customer, by one query in the table's own engine.
 
 The exposures are a table beside it (`EXPOSED`), a row for each identifier of a customer: the customer's number `n`, the
 `id`, and the moments between which each metric counts. So the query compares times and adds up, which every engine
@@ -51,16 +51,16 @@ class RowSum:
 
     @property
     def filter(self) -> Mapping[str, object]:
-        """The condition on the rows that it adds up."""
+        """The condition on the rows that are added up."""
         return self.spec.denominator_filter if self.is_below else self.spec.filter
 
     def value_of(self, table: MeasuredTable) -> str | None:
-        """The column that it adds up; None where it counts rows."""
+        """The column that is added up; None if rows are counted."""
         return table.denominator if self.is_below else table.value
 
 
 def spelled_identifier(column: ir.Value, kind: str | None) -> ir.StringValue:
-    """A column of identifiers as text; e-mail addresses and phone numbers in canonical form where it is of these."""
+    """An identifier column as text; e-mail addresses and phone numbers in canonical form."""
     text = column.cast("string")
     if kind == "email":
         return text.strip().lower()
@@ -71,7 +71,7 @@ def spelled_identifier(column: ir.Value, kind: str | None) -> ir.StringValue:
 
 
 def unbound_columns(names: Sequence[str], table: str, place: Sequence[str] = ()) -> ir.Table:
-    """A table with these columns, of types that only its engine knows, in the schema (and database) `place`."""
+    """A table with these columns, of engine-specific types, in the schema (and database) `place`."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
     import ibis.expr.datatypes as dt  # noqa: PLC0415
 
@@ -81,7 +81,7 @@ def unbound_columns(names: Sequence[str], table: str, place: Sequence[str] = ())
 
 
 def exposed_table(moments: Sequence[str]) -> ir.Table:
-    """The exposures as the query sees them."""
+    """The exposures in the form that the query reads."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     return ibis.table({"n": "int64", "id": "string", **dict.fromkeys(moments, TIME)}, name=EXPOSED)
@@ -98,7 +98,7 @@ def list_table_columns(tables: Sequence[MeasuredTable], filters: Sequence[Mappin
 def sum_rows(
     rows: ir.Table, sums: Sequence[RowSum], tables: Sequence[MeasuredTable], span: tuple[datetime, datetime]
 ) -> ir.Table:
-    """The query: `n` and a column per sum, and under `NAME_unknown` its rows in a currency without a rate.
+    """The query: `n`, a column per sum, and as `NAME_unknown` its rows in a currency without a rate.
 
     Args:
         rows: the table, as of `unbound_columns`.
@@ -123,7 +123,7 @@ def sum_rows(
 
 
 def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str, ir.Value]:
-    """The parts of each row that a sum reads: whether it `is` counted, its value and the rate of its currency."""
+    """A row's parts that a sum reads: whether it `is` counted, its value and its currency's rate."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     taken = ibis.literal(value=True)
@@ -140,7 +140,7 @@ def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str
 
 
 def _meets(column: ir.Value, wanted: object) -> ir.BooleanValue:
-    """Whether a column meets the condition of a filter, whose form `check` has passed."""
+    """Whether a column meets a filter's condition, whose form `check` has accepted."""
     met = None
     for name, operand in (wanted if isinstance(wanted, Mapping) else {"$eq": wanted}).items():
         example = operand[0] if isinstance(operand, list) and operand else operand
@@ -171,7 +171,7 @@ def _sum(joined: ir.Table, one: RowSum, inside: ir.BooleanValue, span: tuple[dat
 
 
 def _local_day(at: ir.TimestampValue, zone: str, span: tuple[datetime, datetime]) -> ir.IntegerValue:
-    """The seconds since 1970 at which the day of a moment begins by the clock of a zone.
+    """The start of a moment's day in a zone, in seconds since 1970.
 
     Engines differ in the time zones that they know, so the offsets within the span are constants of the query.
     """
@@ -184,7 +184,7 @@ def _local_day(at: ir.TimestampValue, zone: str, span: tuple[datetime, datetime]
 
 
 def _offsets(zone: str, first: datetime, last: datetime) -> list[tuple[int, int]]:
-    """The offsets of a zone from UTC within a span: the second at which each begins, and the offset in seconds."""
+    """A zone's offsets from UTC in a span: the second at which each begins, and the offset in seconds."""
     info = ZoneInfo(zone)
     found: list[tuple[int, int]] = []
     hour = first.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

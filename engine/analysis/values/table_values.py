@@ -1,4 +1,4 @@
-"""The values of metrics whose events are rows of tables outside the log, one query for each table.
+"""The values of metrics whose events are rows of tables outside the log, by one query per table.
 
 The customers' identifiers and the moments of their exposures go to the table's engine, which joins and adds up; a row
 for each customer comes back.
@@ -37,7 +37,7 @@ class TableMetric(NamedTuple):
 
     @property
     def terms(self) -> tuple[tuple[str, ...], ...]:
-        """The columns of its value and of its covariate, if it has one, each with that of its denominator."""
+        """The columns of its value and its covariate, if any, each with its denominator."""
         names = (self.name, f"{self.name}_pre") if self.spec.covariate_window else (self.name,)
         return tuple((name, f"{name}_den") if self.spec.rules.has_denominator else (name,) for name in names)
 
@@ -55,7 +55,7 @@ def measure_tables(
     metrics: Sequence[TableMetric],
     as_of: int,
 ) -> ir.Table:
-    """The `unit, customer` of everyone exposed, with the columns of each metric; 0 for customers without rows.
+    """The `unit, customer` of everyone exposed, with each metric's columns; 0 for customers without rows.
 
     Args:
         source: the engine of the log.
@@ -134,7 +134,7 @@ def _measure_table(source: DuckDB, named: ir.Table, group: Sequence[TableMetric]
 
 
 def _read_exposures(source: DuckDB, named: ir.Table, moments: dict[tuple[str, int, int | None], str]) -> Exposures:
-    """The exposures with a column for each moment, none later than it may be."""
+    """The exposures with a column per moment, each bounded by its latest allowed time."""
     times = {}
     for (since, shift, latest), name in moments.items():
         at = named["first"] * 0 + latest if since == "end" else named[since] + shift

@@ -23,14 +23,14 @@ _APPROXIMATE = re.compile(r"\buniq(If)?\(")
 
 
 def connect_warehouse(spec: SourceSpec, address: str | None) -> Connection:
-    """The connection of a warehouse; `address` is None for one in this process."""
+    """A warehouse's connection; `address` is None for one in this process."""
     if spec.kind == "clickhouse":
         return _ClickHouseTables(spec, address)
     return _SparkTables(spec) if spec.kind == "spark" else _IbisTables(spec, address or "")
 
 
 def warehouse_sql(query: ir.Table, dialect: str) -> str:
-    """The SQL of a query; ClickHouse's number of distinct values is approximate, so the exact one replaces it."""
+    """The SQL of a query, with exact distinct counts instead of ClickHouse's approximate ones."""
     sql = compile_sql(query, dialect)
     return _APPROXIMATE.sub(r"uniqExact\1(", sql) if dialect == "clickhouse" else sql
 
@@ -51,7 +51,7 @@ class _ClickHouseTables:
             raise refuse_connection(spec, cause, address) from error
 
     def table(self, name: str, columns: Sequence[str]) -> ir.Table:
-        """A table of the server, `database.table` or of the usual database; in this process a file."""
+        """A table of the server, `database.table` or of the default database; in this process a file."""
         if self._engine.embedded:
             return unbound_columns(columns, self._engine.table(name).get_name())
         return unbound_columns(columns, *split_name(name))

@@ -1,4 +1,4 @@
-"""Partial statistics of the log by day: a report reads the days that are new or changed, and the stored rest.
+"""Partial statistics of the log by day: a report reads new or changed days, and stored statistics of the rest.
 
 On disk, in `LOG/.partials/<layout>/`:
 
@@ -45,7 +45,7 @@ Fill = Callable[[Mapping[str, str]], str]
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A stored file, the digest of each of its days that is valid, and how many days it holds with stale ones."""
+    """A stored file, the digest of each valid day in it, and its number of days including stale ones."""
 
     file: str
     days: dict[str, str]
@@ -54,7 +54,7 @@ class Block(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class DailyTable:
-    """A table of partial statistics: which of the log's tables it reads, day by day, and how.
+    """A table of partial statistics, with the log tables that it reads day by day.
 
     One that depends on the order of events has the days `ahead` that it reads beside each day (see `daily.ordered`).
     """
@@ -74,14 +74,14 @@ class DailyStore:
         self.folder = log_dir / PARTIALS_FOLDER / str(LAYOUT)
 
     def is_usable(self) -> bool:
-        """Whether the log is laid out by day, and its folder can be written."""
+        """Whether the log is stored by day and its folder is writable."""
         if not self._log.is_dir() or not os.access(self._log, os.W_OK):
             return False
         folders = [one for table in ("events", "decisions", "exposures") for one in self._list(table)]
         return bool(folders) and all(one.startswith("day=") for one in folders)
 
     def read(self, table: DailyTable) -> str:
-        """SQL of the rows of all days of a table, after the missing ones were made.
+        """SQL of a table's rows of all days, after computing the missing days.
 
         Raises:
             BadInput: if the log cannot be read.
@@ -89,7 +89,7 @@ class DailyStore:
         return self.read_days(table.name, self.digests(table), lambda missing: table.sql(self._sources(table, missing)))
 
     def read_days(self, name: str, wanted: Mapping[str, str], make: Callable[[list[str]], str]) -> str:
-        """SQL of the rows of the days `wanted`, each of which is stored under this digest, or made by SQL of `make`.
+        """SQL of the rows of the days `wanted`, each stored under its digest or computed by SQL of `make`.
 
         Raises:
             BadInput: if the log cannot be read.
@@ -114,7 +114,7 @@ class DailyStore:
         return self._union(kept)
 
     def _sweep(self, name: str, dropped: set[str]) -> None:
-        """Delete blocks that are not listed any more, and old ones that another report's list replaced."""
+        """Delete blocks that are no longer listed, and old ones replaced by another report's list."""
         listed = {one.file for one in self._read_list(name)}
         for path in [*self.folder.glob(f"{name}-*.parquet"), *self.folder.glob(f".{name}-*.parquet")]:
             with contextlib.suppress(FileNotFoundError):
@@ -155,7 +155,7 @@ class DailyStore:
         return found
 
     def _sources(self, table: DailyTable, days: list[str]) -> dict[str, str]:
-        """SQL of the rows of some days of each table that is read; times in microseconds."""
+        """SQL of the rows of some days for each table that is read; times in microseconds."""
         return {read: self.source(read, days) for read in table.reads}
 
     def source(self, read: str, days: list[str]) -> str:
@@ -196,7 +196,7 @@ def has_files(log_dir: Path, table: str) -> bool:
 
 
 def load_daily(engine: DuckDB, read: Callable[[], str], *, select: str, place: str) -> None:
-    """Load what `read` stores and has SQL of into the temporary table `place`; `select` is SQL with `{rows}`.
+    """Load what `read` stores into the temporary table `place`; `select` is SQL with `{rows}`.
 
     A block that vanished meanwhile, since customers were erased, is made again.
     """

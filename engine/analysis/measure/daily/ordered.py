@@ -1,4 +1,4 @@
-"""Tables that depend on the order of a customer's events: by the day on which events happened, with merges applied.
+"""Tables that depend on the order of a customer's events, by the events' day and with merges applied.
 
 The log's folders hold events by the day on which they were received, under the identifier of that moment. What a table
 of order says of a day needs every event that happened on it, and perhaps on the `ahead` days after it, of one person
@@ -52,12 +52,12 @@ GROUP BY happened
 
 
 def find_last_event(engine: DuckDB, store: DailyStore) -> Cell:
-    """The moment of a log's last event of a customer in microseconds; visits have it too, in many more rows."""
+    """The time (µs) of a log's last customer event; visits have it too, but in many more rows."""
     return engine.run(f"SELECT max(last) FROM ({store.read(SPANS)})")[0][0]  # nosec B608
 
 
 class OrderedDays:
-    """The days on which a log's events happened: the folders and the merges of each."""
+    """The days of a log's events: the folders and the merges of each."""
 
     def __init__(self, engine: DuckDB, store: DailyStore, merges: str | None) -> None:
         self._store = store
@@ -84,7 +84,7 @@ class OrderedDays:
         return wanted
 
     def read(self, table: DailyTable) -> str:
-        """SQL of the rows of all days of a table, after the missing ones were made."""
+        """SQL of a table's rows of all days, after computing the missing days."""
         ahead = range(table.ahead + 1)
 
         def make(missing: list[str]) -> str:
@@ -99,7 +99,7 @@ class OrderedDays:
         return sorted({folder for day in days for folder in self._folders.get(day, ())})
 
     def _rows(self, days: list[int]) -> str:
-        """SQL of the events that happened on these days, under the customers that they belong to now."""
+        """SQL of these days' events, under their present customers."""
         rows = self._store.source("events", self._folders_of(days))
         customer, joined = "found.customer", ""
         if self._merges is not None:

@@ -1,4 +1,4 @@
-"""The tables of partial statistics that reports are computed from: what each day of a log comes to.
+"""The tables of daily partial statistics from which reports are computed.
 
 Every table is SQL over rows `day, message_id, time, customer, event, decision_id, channel, revenue, properties`. So a
 day of the log, a whole log up to a moment, and anyone's table give the same.
@@ -132,13 +132,13 @@ ORDERED: Final = frozenset(("visits", "motives", "stretches", "moves"))
 
 
 def short_gap_tables(gap: str) -> Mapping[str, str]:
-    """Stretches and moves for a gap of less than a day, which splits the events of a day too."""
+    """The stretches and moves for a gap of less than a day, which also splits events within a day."""
     parts = _SEEN + _NUMBERED.format(gap=gap, found="seen")
     return {"stretches": parts + _OF_PARTS, "moves": parts + _MOVES_OF_PARTS}
 
 
 def daily_table(name: str, order_sql: str = "") -> DailyTable:
-    """The partial statistics of this name; `order_sql` is that of orders over the rows of events."""
+    """The partial statistics with this name; `order_sql` is the SQL of orders over event rows."""
     if name in ITEM_TABLES:
         sql = _DECISIONS if name == "decisions" else _EXPOSURES
         return DailyTable(name=name, reads=(name,), sql=lambda sources: sql.replace("{rows}", sources[name]))

@@ -1,4 +1,4 @@
-"""Attribution: credit for orders by rule, beside the credit that randomized choices give."""
+"""Attribution: credit for orders by rules, beside the causal credit from randomized choices."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LIMITS = [
 
 
 class AttributionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that get credit, the days before an order that count, and the half-life of decay in days."""
+    """What gets credit, the days before an order that count, and the half-life of decay in days."""
 
     by: TouchName = "channel"
     window: float = 30.0
@@ -135,7 +135,7 @@ def _worth(rows: list[CreditRow]) -> list[float]:
 
 
 def _money(causal: list[CausalCredit] | NotEstimable, value: float) -> MoneyFigure | NotEstimable:
-    """The revenue caused by the offer with the most, where the log says; else what was shared out."""
+    """The revenue caused by the most valuable offer if the log shows it; else the attributed revenue."""
     known = [] if isinstance(causal, NotEstimable) else [(r, e) for r in causal if isinstance(e := r.money, Effect)]
     if known:
         row, effect = max(known, key=lambda pair: pair[1].estimate)

@@ -1,4 +1,4 @@
-"""Causal credit of an offer on a channel: what showing it changed, from the logged propensities.
+"""Causal credit of an offer on a channel: the effect of showing it, from logged propensities.
 
 In the decisions in which an offer could be shown, doubly robust scores compare it with what else could be: with one
 named offer, with silence where the placement holds out, or with an even choice among the other candidates. The reward
@@ -82,7 +82,7 @@ FROM people JOIN means USING (arm, channel) GROUP BY ALL ORDER BY 4 DESC, arm, c
 
 
 class CausalCredit(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of showing an offer on a channel, per showing and for all of them, in orders and in revenue.
+    """The effect of showing an offer on a channel on orders and revenue, per showing and in total.
 
     The effect is over all decisions in which it could be shown; `credit` is it times the showings.
     """
@@ -100,7 +100,7 @@ class CausalCredit(msgspec.Struct, frozen=True, kw_only=True):
 def causal_credits(
     source: EventSource, *, window_days: float, against: str | None = None, alpha: float = 0.05
 ) -> list[CausalCredit]:
-    """The causal credit of each offer on each channel of a log, the most shown first.
+    """The causal credit of each offer on each channel of a log, most shown first.
 
     Args:
         source: of a log.

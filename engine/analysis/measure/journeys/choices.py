@@ -1,4 +1,4 @@
-"""Choices: the drawn decisions that were seen, each with its propensity and what the customer ordered after it.
+"""Choices: drawn and exposed decisions, each with its propensity and the customer's later orders.
 
 A policy drew them, or a hold-out did between a moment's offer and silence.
 
@@ -55,7 +55,7 @@ _RIPE = "SELECT *, hash(customer) % 2 AS fold FROM {rows} WHERE time <= "
 
 
 def stage_sql(stages: StageRules) -> str:
-    """SQL of the stage of a row `before` with `time`, `orders_before` and `last_order`; as `customer.derive_stage`."""
+    """SQL of the stage of a row `before`, from `time`, `orders_before` and `last_order`, as `customer.derive_stage`."""
     return (
         "CASE WHEN before.orders_before <= 0 THEN 'new' "
         f"WHEN before.time - before.last_order > {int(stages.lapsed_after * 1_000_000)} THEN 'lapsed' "
@@ -64,7 +64,7 @@ def stage_sql(stages: StageRules) -> str:
 
 
 def create_choices(source: EventSource, window_days: float) -> bool:
-    """Makes the table `choices` from a log; whether the log has any event.
+    """Creates the table `choices` from a log; returns whether the log has any event.
 
     Raises:
         BadInput: if the window is no number of days.

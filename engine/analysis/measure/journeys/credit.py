@@ -1,4 +1,4 @@
-"""Credit for conversions by rule, by Shapley value and by Markov removal. None of them is an effect.
+"""Credit for conversions by rules, Shapley value and Markov removal. None of them is a causal effect.
 
 Every rule shares a journey's conversions out among its touches, so the credits sum to the conversions.
 
@@ -60,7 +60,7 @@ class CreditRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def credit_names(source: EventSource, half_life: float) -> list[CreditRow]:
-    """The credits of every name in `steps`, the most conversions by the last touch first."""
+    """The credits of every name in `steps`, most last-touch conversions first."""
     touches = {str(n): int(str(c)) for n, c in source.rows("SELECT name, count(*) FROM steps GROUP BY name")}
     if not touches:
         return []

@@ -1,4 +1,4 @@
-"""Funnels: how many customers go from step to step, in order and in time, and what the largest loss is worth."""
+"""Funnels: the customers who pass each step in order and in time, and the worth of the largest loss."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SELECT {group} AS channel, {counts}, {times} FROM funnel GROUP BY ALL ORDER BY 2
 
 
 class FunnelStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step: its customers, their share of the step before and of the first, and the median hours since the first."""
+    """A step: its customers, their shares of the previous and first step, and median hours since the first."""
 
     step: str
     channel: str
@@ -117,7 +117,7 @@ class FunnelReport(MeasureReport, frozen=True, kw_only=True):
 def measure_funnel(
     source: EventSource, steps: list[str], *, window_days: float = 7.0, order: FunnelOrder = "ordered"
 ) -> FunnelReport:
-    """The funnel of events `steps`; a step is reached within the window of the first.
+    """The funnel of the events `steps`; a step counts within the window of the first.
 
     `ordered` allows other events between the steps, `strict` none. All names of an order are one step.
 
@@ -147,7 +147,7 @@ def measure_funnel(
 
 
 def _create_funnel(source: EventSource, steps: list[str], window_days: float, order: FunnelOrder) -> None:
-    """Makes the table `funnel`: each customer's furthest start.
+    """Creates the table `funnel` of each customer's furthest start.
 
     A start reaches no further than its window. So a log stores each day's furthest start of each customer, which reads
     that day and those of the window after it.
@@ -211,7 +211,7 @@ def _read_steps(source: EventSource, steps: list[str], group: str) -> list[Funne
 
 
 def _worth(source: EventSource, found: list[FunnelStep], steps: list[str]) -> tuple[MoneyFigure | NotEstimable, str]:
-    """The revenue that the step with the largest loss would bring, had those who left there gone on like the others."""
+    """The revenue that the step with the largest loss would bring if its customers went on like the others."""
     numbers = [row.customers for row in found[: len(steps)]]
     last = len(steps) - 1
     losses = {

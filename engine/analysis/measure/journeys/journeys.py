@@ -1,4 +1,4 @@
-"""Journeys: how customers move between channels, where they stop without an order, and when demand peaks."""
+"""Journeys: moves between channels, points where journeys stop without an order, and times of peak demand."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _DAY = 86_400_000_000
 
 
 class ChannelMove(msgspec.Struct, frozen=True, kw_only=True):
-    """Moves from one event to the next within a journey, by their channels."""
+    """Moves from one event to the next within a journey, by both channels."""
 
     channel: str
     following: str
@@ -75,7 +75,7 @@ class ChannelMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelEnds(msgspec.Struct, frozen=True, kw_only=True):
-    """Journeys by the channel they began on and the one they ended on, with the orders that ended them."""
+    """Journeys by first and last channel, with the orders that ended them."""
 
     started: str
     finished: str
@@ -109,7 +109,7 @@ class PeakTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JourneyReport(MeasureReport, frozen=True, kw_only=True):
-    """Journeys: their number, how many ended on another channel than they began, moves, ends, stops and peaks."""
+    """The number of journeys, those that changed the channel, moves, ends, stops and peaks."""
 
     journeys: int
     continued: ShareEstimate | NotEstimable
@@ -246,7 +246,7 @@ def _read_stops(source: EventSource, gap: str, worth: float) -> list[PainPoint]:
 
 
 def _read_peaks(source: EventSource, zone: ZoneInfo) -> list[PeakTime]:
-    """The busiest hour of the week of each channel and place; hours are counted in SQL and put on the clock here."""
+    """The busiest hour of the week of each channel and place; SQL counts UTC hours, and zones are applied here."""
     counts: dict[tuple[str, str], dict[tuple[int, int], int]] = {}
     for channel, place, hour, count in source.rows(_DEMAND):
         local = datetime.fromtimestamp(int(str(hour)) * 3600, UTC).astimezone(zone)

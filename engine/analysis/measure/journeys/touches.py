@@ -1,4 +1,4 @@
-"""Journeys to a conversion: the touches of a customer in the window before an order, or before none.
+"""Journeys to a conversion: a customer's touches in the window before an order, or without an order.
 
 The table `steps` has a row per touch: `journey, place, length, name, age, converts, conversions, value, journeys`.
 `place` counts from 1, `age` is the days before the conversion; `conversions` and `value` are the whole journey's.
@@ -70,7 +70,7 @@ FROM parts
 
 
 def create_steps(source: EventSource, name: TouchName, window_days: float) -> None:
-    """Makes the table `steps` from the log's exposures of offers, or from a table of touches or of paths.
+    """Creates the table `steps` from the log's offer exposures, or from a table of touches or paths.
 
     Raises:
         BadInput: if the table has neither paths nor touches, or a count of a path is negative.
@@ -92,7 +92,7 @@ def create_steps(source: EventSource, name: TouchName, window_days: float) -> No
 
 
 def touches_sql(source: EventSource) -> str:
-    """The touches `customer, time, channel, offer`: exposures of a log's offers, or rows of a table but orders."""
+    """The touches `customer, time, channel, offer`: offer exposures of a log, or table rows except orders."""
     if source.log_dir is not None:
         until = "" if source.until is None else f"AND seen.time <= {source.until}"
         tables = {"exposures": source.log_rows("exposures"), "decisions": source.log_rows("decisions")}

@@ -1,4 +1,4 @@
-"""The slope of an edge of the KPI tree, from the effects that past experiments had on both of its ends.
+"""The slope of an edge of the KPI tree, from past experiments' effects on both of its metrics.
 
 The customers of an experiment whose lead is high also have a high lag, whatever causes either, and this correlation is
 in the errors of both estimated effects. So a plain regression of effects on effects finds it even where no experiment
@@ -49,7 +49,7 @@ class EffectPairs(NamedTuple):
 
 
 class EdgeSlope(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of the lag's true effect with the lead's, its interval, and how far it explains the lag.
+    """The change of the lag's true effect per unit of the lead's, its interval, and the explained share.
 
     `direct` is the standard deviation of effects on the lag that do not go through the lead, `explained` the share of
     the variance of true effects on the lag that does, `degrees` those of t.
@@ -97,7 +97,7 @@ def fit_edge(pairs: EffectPairs, alpha: float = 0.05) -> EdgeSlope | NotEstimabl
 
 
 def _residuals(pairs: EffectPairs, slopes: Floats, direct: Floats | float) -> tuple[Floats, Floats, Floats]:
-    """Residuals at slopes (n,), their variances, and the leads' effects less what the residuals say of them (n, k).
+    """Residuals at slopes (n,), their variances, and the leads' effects adjusted for the residuals (n, k).
 
     `direct` is the variance of direct effects, one or (n,).
     """
@@ -123,7 +123,7 @@ def _misfits(pairs: EffectPairs, slopes: Floats, direct: Floats | float) -> Floa
 
 
 def _solve(pairs: EffectPairs, slopes: Floats) -> tuple[float, float]:
-    """The root of the score with the least misfit, and the variance of direct effects there, in turns."""
+    """The root of the score with the least misfit and the variance of direct effects there, found alternately."""
     direct, slope = 0.0, 0.0
     for _ in range(_ROUNDS):
         last = slope
@@ -149,7 +149,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _direct_variances(pairs: EffectPairs, slopes: Floats, degrees: int) -> Floats:
-    """The variance of direct effects at each slope where the weighted squares equal `degrees`; 0 if none is (n,)."""
+    """The variance of direct effects at each slope at which weighted squares equal `degrees`; else 0 (n,)."""
     low, high = np.zeros(slopes.size), (_residuals(pairs, slopes, 0.0)[0] ** 2).sum(axis=1)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -161,7 +161,7 @@ def _direct_variances(pairs: EffectPairs, slopes: Floats, degrees: int) -> Float
 def _interval(
     pairs: EffectPairs, slopes: Floats, slope: float, direct: float, alpha: float
 ) -> tuple[float, float] | None:
-    """The slopes around the estimate that neither the score nor the misfit rejects; None if they have no end.
+    """The slopes around the estimate that neither score nor misfit rejects; None if they are unbounded.
 
     The variance of direct effects is that of the slope which is tested, and the limit of t is the one for residuals
     under the null hypothesis. Far from the truth the score loses its power, since all of the lead's effects would then
@@ -188,7 +188,7 @@ def _interval(
 
 
 def is_surrogate(edge: EdgeSlope) -> bool:
-    """Whether the lead stands in for the lag: its slope excludes zero, and it explains most of the effects."""
+    """Whether the lead can replace the lag: the slope excludes zero, and it explains most effects."""
     return (edge.low > 0 or edge.high < 0) and edge.explained >= LEAST_EXPLAINED
 
 

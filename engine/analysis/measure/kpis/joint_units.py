@@ -1,4 +1,4 @@
-"""The customers of many experiments with their values of each metric, from one reading of decisions and events.
+"""The customers of several experiments with their metric values, from one reading of decisions and events.
 
 A member is a customer in an experiment, and the unit of `metric_sums` is the member: its name starts with the key of
 the experiment, so that an event that names a decision counts for the experiment of that decision alone.
@@ -46,7 +46,7 @@ CREATE OR REPLACE TEMP VIEW joint_decisions AS SELECT decision_id, key || chr(0)
 
 
 def is_joint(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> bool:
-    """Whether an experiment can be read with others: its units are customers, and no metric has caps of its own."""
+    """Whether an experiment can be read with others: its units are customers, and no metric is capped."""
     return has_customer_cells(question, None) and all(one.winsorize is None and one.source is None for one in metrics)
 
 

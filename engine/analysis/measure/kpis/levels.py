@@ -1,4 +1,4 @@
-"""The usual figures of the three tiers, from the log: what every shop has, beside the metrics of its own tree."""
+"""The usual figures of the three tiers from the log, which every shop has beside its own tree."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ SELECT count(*), count(*) FILTER (categories > 1) FROM (
 
 
 class KpiLevel(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of a tier as it stands, with its interval; `unit` is a share, money or a score."""
+    """A tier's current figure with its interval; `unit` is a share, money or a score."""
 
     tier: KpiTier
     name: str

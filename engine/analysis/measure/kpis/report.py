@@ -1,4 +1,4 @@
-"""The KPI tree: which metric drives which, how well that is known, and what experiments' leads say of the lag."""
+"""The KPI tree: which metric drives which, the evidence, and the predicted effects of experiments on lags."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class KpiEdge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CarriedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An experiment's effect on a lag as its effect on a lead predicts it, beside the measured one where there is one.
+    """An experiment's effect on a lag, predicted from its effect on a lead, beside the measured one if known.
 
     The slope is that of the other experiments.
     """
@@ -87,7 +87,7 @@ class CarriedRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KpiReport(MeasureReport, frozen=True, kw_only=True):
-    """The nodes by tier, the edges with their states, the carried effects, and the usual figures of each tier."""
+    """The nodes by tier, the edges with their states, carried effects, and each tier's usual figures."""
 
     nodes: list[KpiSpec]
     edges: list[KpiEdge]
@@ -277,7 +277,7 @@ def _carry_all(
 
 
 def _money(carried: list[CarriedRow], levels: list[KpiLevel]) -> MoneyFigure | NotEstimable:
-    """The largest carried effect in money, first of those whose lag is not measured; else revenue per customer."""
+    """The largest carried effect in money, unmeasured lags first; else revenue per customer."""
     for waiting in (True, False):
         known = [
             (row, row.carried)

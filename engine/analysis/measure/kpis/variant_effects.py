@@ -1,4 +1,4 @@
-"""The effects of the log's experiments on the metrics of the KPI tree, with the covariance of their errors."""
+"""The effects of the log's experiments on metrics of the KPI tree, with the covariance of their errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VariantEffects:
     covariance: Floats
 
     def pair(self, lead: str, lag: str) -> tuple[float, float, float, float, float] | None:
-        """The effects on lead and lag, their variances and covariance; None unless both are known."""
+        """The effects on lead and lag with variances and covariance; None unless both are known."""
         i, j = self.names.index(lead), self.names.index(lag)
         c = self.covariance
         found = (self.estimates[i], self.estimates[j], c[i, i], c[j, j], c[i, j])
@@ -63,14 +63,14 @@ class VariantEffects:
 
 @dataclass(kw_only=True)
 class MeasuredTree:
-    """The effects of all experiments, and the correlation of metrics over the customers of their controls."""
+    """The effects of all experiments, and the metrics' correlation over their controls' customers."""
 
     effects: list[VariantEffects] = field(default_factory=list)
     controls: dict[tuple[str, str], list[tuple[float, float, float, float]]] = field(default_factory=dict)
     """The weight, both variances and the covariance of each control, for each pair of metrics."""
 
     def correlation(self, lead: str, lag: str) -> tuple[float, int] | None:
-        """The correlation over customers within controls, and how many customers; None where there are too few."""
+        """The correlation over customers within controls, and their number; None if there are too few."""
         rows = np.array(self.controls.get((lead, lag), [])).reshape(-1, 4)
         if not rows.size or rows[:, 0].sum() < LEAST_UNITS:
             return None
@@ -84,7 +84,7 @@ class MeasuredTree:
 def measure_effects(
     source: EventSource, plan: Plan, names: Sequence[str], *, archive: Archive | None = None
 ) -> MeasuredTree:
-    """The effects of every experiment in the log, also of those whose file was deleted.
+    """The effects of every experiment in the log, including those whose file was deleted.
 
     Args:
         source: of a log.
@@ -136,7 +136,7 @@ _EVENT_COLUMNS: Final = (
 
 @contextlib.contextmanager
 def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Iterator[dict[str, str]]:
-    """The names of the events that the metrics count and of the decisions of experiments, which are loaded once."""
+    """The names of the events that metrics and decisions need, which are loaded once."""
     if source.log_dir is None:
         return
     named = {name for one in metrics for name in (*one.events, one.denominator) if name is not None}
@@ -160,7 +160,7 @@ def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Itera
 
 
 def _specs_of(archive: Archive | None) -> Callable[[str], Mapping[str, ExperimentSpec]]:
-    """A function that reads the experiments of a plan, each plan once."""
+    """A function that reads a plan's experiments, caching each plan."""
 
     @cache
     def read(version: str) -> Mapping[str, ExperimentSpec]:
@@ -175,7 +175,7 @@ def _specs_of(archive: Archive | None) -> Callable[[str], Mapping[str, Experimen
 
 
 def _with_unit(plan: Plan, key: str, question: ExperimentQuestion) -> ExperimentQuestion:
-    """The question with the trait of its unit and its periods; by customer where the plan has no such unit any more."""
+    """The question with its unit's trait and periods; by customer if the plan no longer has the unit."""
     known, trait = plan.find_reported(key), plan.trait_of(question.unit)
     if question.unit not in {"customer", "device"} and trait is None:
         return msgspec.structs.replace(question, unit="customer")
@@ -278,7 +278,7 @@ class _ArmMoments:
 
     @property
     def of_means(self) -> Floats:
-        """The covariance of the means: of each pair over the units that have both."""
+        """The covariance of the means, each pair over the units that have both."""
         own = np.maximum(np.diag(self.count), 1.0)
         return np.asarray(self.covariance * self.count / (own[:, None] * own))
 

@@ -1,4 +1,4 @@
-"""What each offer would add if it were shown wherever it could be, by segment, placement, channel.
+"""Estimates what each offer would add if shown wherever possible, by segment, placement and channel.
 
 For each decision a doubly robust score of the offer, less what was ordered after the offer that was shown, is what
 showing it instead of today's choice adds. Scores are averaged over the decisions of a cell with a standard error over
@@ -61,7 +61,7 @@ FROM people JOIN means USING (segment, key, channel, arm) GROUP BY ALL ORDER BY 
 
 
 class OpportunityCell(msgspec.Struct, frozen=True, kw_only=True):
-    """An offer in a segment, on a placement of a channel, against what is shown there today.
+    """An offer in a segment, on a channel's placement, against what is shown there today.
 
     `eligible` are the decisions per month in which it could be shown, `measured` what showing it adds to the revenue
     after one decision, `uplift` the same after shrinking. `value` is `eligible` times `uplift` times the margin. `best`
@@ -87,7 +87,7 @@ class OpportunityCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_cells(source: EventSource, *, days: float, margin: float, alpha: float) -> list[OpportunityCell]:
-    """The cells of the table `parts`, those with the largest value first.
+    """The cells of the table `parts`, by value in descending order.
 
     Args:
         source: of a log; `parts` are its choices with a `segment`.
@@ -122,7 +122,7 @@ def measure_cells(source: EventSource, *, days: float, margin: float, alpha: flo
 
 
 def sum_best(cells: list[OpportunityCell], alpha: float) -> Effect | NotEstimable:
-    """The total margin that the best offer of each segment, placement and channel would add in a month."""
+    """The total monthly margin that the best offer of each segment, placement and channel would add."""
     known = [one.value for one in cells if isinstance(one.value, Effect)]
     if not known:
         reason = next((one.value for one in cells if isinstance(one.uplift, Effect)), None)
@@ -149,7 +149,7 @@ def _measure(mean: float, counts: tuple[float, float, float], squares: float, al
 
 
 def _spread_about_zero(effects: list[Effect]) -> Prior:
-    """The normal prior of true effects with the mean zero; flat for fewer than three, which do not show a spread."""
+    """The zero-mean normal prior of true effects; flat for fewer than three, which show no spread."""
     if len(effects) < LEAST_SPREAD:
         return Prior()
 

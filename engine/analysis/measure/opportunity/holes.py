@@ -1,4 +1,4 @@
-"""Coverage holes by value: where the shop decided and had no offer, and what these customers went on to spend."""
+"""Coverage holes by value: decisions without an offer, and the customers' later revenue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FROM after GROUP BY ALL HAVING count(*) FILTER (is_empty) > 0 ORDER BY 1, 2, 3, 
 
 
 class CoverageHole(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment in a journey stage, on a placement of a channel, where decisions found no offer of their own.
+    """A segment in a journey stage, on a channel's placement, whose decisions found only the fallback or nothing.
 
     `empty` is the share of its decisions that showed the fallback or nothing. `spent` is the mean revenue in the window
     after such a decision, None where no window is over; `at_stake` is that times the empty decisions of a month.
@@ -57,7 +57,7 @@ class CoverageHole(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_holes(source: EventSource, *, segment: str, days: float, window_days: float) -> list[CoverageHole]:
-    """The holes of a log, those with the most revenue at stake first.
+    """The holes of a log, by revenue at stake in descending order.
 
     Args:
         source: of a log.

@@ -1,4 +1,4 @@
-"""A mixture of groups over numbers and categories: each group has normal numbers and categorical shares of its own.
+"""A mixture model over numbers and categories: each group has its own normal numbers and categorical shares.
 
 Expectation-maximization from several starts; the number of groups is that of the least BIC (Schwarz 1978). Within a
 group the columns are independent (latent profile analysis, McLachlan and Peel 2000, "Finite Mixture Models", ch. 5).
@@ -68,7 +68,7 @@ class Mixture:
 
 
 def fit_mixture(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], seed: int = 1) -> Mixture:
-    """The mixture of least BIC, of 1 to 6 groups.
+    """The mixture with the least BIC, with 1 to 6 groups.
 
     Args:
         numbers: (n, d) standardized columns.
@@ -88,7 +88,7 @@ def fit_mixture(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], s
 
 
 def _start(rng: np.random.Generator, numbers: Floats, count: int) -> Floats:
-    """Responsibilities (n, k) by the nearest of rows that are far apart (k-means++)."""
+    """Responsibilities (n, k) by the nearest of k distant rows (k-means++)."""
     centres = [numbers[rng.integers(len(numbers))]]
     for _ in range(count - 1):
         far = np.min([((numbers - one) ** 2).sum(axis=1) for one in centres], axis=0)
@@ -100,7 +100,7 @@ def _start(rng: np.random.Generator, numbers: Floats, count: int) -> Floats:
 
 
 def _fit(numbers: Floats, codes: Sequence[Codes], sizes: Sequence[int], shares: Floats) -> tuple[Mixture, float]:
-    """The mixture to which a start leads, and its log-likelihood."""
+    """The mixture that a start converges to, and its log-likelihood."""
     mixture, last = _maximize(numbers, codes, sizes, shares), -np.inf
     shares, now = mixture.expect(numbers, codes)
     for _ in range(_STEPS):

@@ -1,4 +1,4 @@
-"""Personas: groups of customers from their orders, visits, channels and motives, named by what sets them apart."""
+"""Personas: groups of customers by orders, visits, channels and motives, named by their distinctive features."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FROM seen LEFT JOIN spent USING (customer) LEFT JOIN came USING (customer) ORDER
 
 
 class Persona(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of customers, named by what sets it apart from all others.
+    """A group of customers, named by what distinguishes it from all others.
 
     `revenue` is per customer until now, with its interval; `driver` is what makes most of the difference between its
     revenue and that of all customers: how often they order, or the worth of an order.
@@ -74,7 +74,7 @@ class Persona(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_personas(source: EventSource, alpha: float) -> list[Persona] | NotEstimable:
-    """The personas of a source, those with the most revenue per customer first."""
+    """The personas of a source, by revenue per customer in descending order."""
     until = source.last
     if until is None:
         return NotEstimable("there is no event of a customer")
@@ -106,7 +106,7 @@ def find_personas(source: EventSource, alpha: float) -> list[Persona] | NotEstim
 
 
 def _encode(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The levels of a column of text and each row's; beyond the most frequent ones all are `other`."""
+    """The levels of a text column and each row's level; all but the most frequent become `other`."""
     names, counts = np.unique(column.astype(str), return_counts=True)
     frequent = names[np.argsort(-counts, kind="stable")][:MOST_LEVELS]
     kept = np.where(np.isin(column.astype(str), frequent), column.astype(str), "other")
@@ -115,7 +115,7 @@ def _encode(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _marks(means: Floats, levels: Sequence[np.ndarray], codes: Sequence[np.ndarray], inside: np.ndarray) -> list[str]:
-    """The features that distinguish a group, most distinct first: numbers half a deviation away, frequent levels."""
+    """A group's distinctive features, most distinct first: numbers half a deviation away, frequent levels."""
     found = [(abs(float(mean)), _WORDS[name][int(mean < 0)]) for name, mean in zip(_NUMBERS, means, strict=True)]
     for level, code, words in zip(levels, codes, ("mostly {}", "comes to {}"), strict=True):
         shares = np.bincount(code[inside], minlength=len(level)) / inside.sum()
@@ -158,7 +158,7 @@ def _persona(
 
 
 def _driver(orders: float, spent: float, ordered: float, values: dict[str, Floats]) -> str:
-    """The factor with most of the difference of the logarithm of revenue: orders per customer, or an order's worth."""
+    """The factor behind most of the difference in log revenue: orders per customer, or an order's worth."""
     usual, total = float(values["orders"].mean()), float(values["revenue"].sum())
     if not ordered or spent <= 0 or not usual or total <= 0:
         return "has not ordered"
@@ -172,7 +172,7 @@ def _driver(orders: float, spent: float, ordered: float, values: dict[str, Float
 
 
 def _unique(personas: list[Persona]) -> list[Persona]:
-    """The personas with a number behind a name that occurs again."""
+    """The personas, with a number appended to a repeated name."""
     seen: dict[str, int] = {}
     found = []
     for one in personas:

@@ -1,4 +1,4 @@
-"""Opportunity: where the next money is, by segment, placement and channel; holes in the offers; groups of customers."""
+"""Opportunity: where additional money is, by segment, placement and channel; coverage holes; customer groups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LIMITS = [
 
 
 class OpportunityOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The days after a decision that count, the share of revenue that is margin, and the trait that is the segment.
+    """The days after a decision that count, the margin share of revenue, and the segment's trait.
 
     Without a trait the segment is the journey stage before the decision, as far as orders say it.
     """
@@ -113,7 +113,7 @@ class OpportunityReport(MeasureReport, frozen=True, kw_only=True):
 def measure_opportunity(
     source: EventSource, options: OpportunityOptions | None = None, *, alpha: float = 0.05
 ) -> OpportunityReport:
-    """The opportunities: offers, holes and groups of customers with value that is left.
+    """The report on offers, holes and customer groups with unused value.
 
     Raises:
         BadInput: if the source is a table, or an option is out of range.

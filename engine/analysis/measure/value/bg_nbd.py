@@ -1,4 +1,4 @@
-"""BG/NBD: how often customers order while they are customers, and when they silently leave.
+"""BG/NBD: how often customers order while active, and when they silently leave.
 
 Fader, Hardie and Lee 2005, "'Counting Your Customers' the Easy Way": orders are a Poisson process whose rate is gamma
 (r, alpha) over customers; after each order a customer leaves with a probability that is beta (a, b) over them. A
@@ -93,7 +93,7 @@ def fit_bg_nbd(history: OrderHistory) -> tuple[BgNbd, LikelihoodFit] | NotEstima
 
 
 def chance_alive(theta: Floats, history: OrderHistory) -> Floats:
-    """The probability that each customer has not left (n,); 1 without a repeat order, as the model has it."""
+    """The probability that each customer has not left (n,); the model gives 1 without a repeat order."""
     r, alpha, a, b = np.exp(theta)
     x, t, observed = history.x, history.t, history.observed
     odds = a / (b + np.maximum(x, 1.0) - 1) * np.exp((r + x) * np.log((alpha + observed) / (alpha + t)))
@@ -111,7 +111,7 @@ def churned_share(fit: LikelihoodFit, history: OrderHistory) -> Effect | NotEsti
 
 
 def expected_orders(theta: Floats, history: OrderHistory, ahead: float) -> Floats:
-    """The expected orders of each customer (n,) in the time `ahead`, equation 10."""
+    """Each customer's expected orders (n,) in the time `ahead`, equation 10."""
     r, alpha, a, b = np.exp(theta)
     if abs(a - 1) < 1e-6:  # a removable singularity
         a = 1 + 1e-6

@@ -1,4 +1,4 @@
-"""Customer lifetime value: what the customers of today are expected to order until a horizon, and who still comes."""
+"""Customer lifetime value: the expected orders of today's customers until a horizon, and who is still active."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ClvOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CustomerGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Customers by their first channel: how many are expected to be alive, and what they are worth in the horizon."""
+    """Customers by first channel: the expected number still active, and their worth in the horizon."""
 
     name: str
     customers: int
@@ -81,7 +81,7 @@ class CustomerGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClvReport(MeasureReport, frozen=True, kw_only=True):
-    """The models, the totals in the horizon and the groups; `contracts` is the retention of contracts, where asked."""
+    """The models, totals in the horizon and groups; `contracts` is the contracts' retention if requested."""
 
     options: ClvOptions
     orders_model: BgNbd | NotEstimable
@@ -145,7 +145,7 @@ CustomerTraits = dict[str, dict[str, float]]
 
 
 def measure_clv(source: EventSource, options: ClvOptions | None = None) -> tuple[ClvReport, CustomerTraits]:
-    """The report, and the traits `clv`, `p_alive` and `expected_orders` of each customer, empty without an estimate.
+    """The report, and each customer's traits `clv`, `p_alive` and `expected_orders`, empty if not estimable.
 
     Raises:
         BadInput: if the source cannot be read, or an option is out of range.
@@ -184,7 +184,7 @@ def _worth(theta: Floats, values: CustomerValues) -> Floats:
 
 
 def _forecast(theta: Floats, history: OrderHistory, worth: Floats | None, options: ClvOptions) -> CustomerForecast:
-    """The expectations of each customer; a part of the horizon is discounted from its middle."""
+    """Each customer's expectations; each part of the horizon is discounted from its middle."""
     unit = DAYS[options.unit]
     ends = np.linspace(0, options.horizon, STEPS + 1)[1:]
     orders, discounted, before = np.zeros(history.x.size), np.zeros(history.x.size), np.zeros(history.x.size)

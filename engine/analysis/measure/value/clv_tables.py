@@ -1,4 +1,4 @@
-"""The tables of a customer value report beside its models: churn, cost to serve, and an experiment's variants."""
+"""Further tables of a customer value report: churn, cost to serve, and an experiment's variants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def value_tables(
     churn: Effect | NotEstimable, cost: CostToServe | NotEstimable, variants: list[VariantValue]
 ) -> list[ReportTable]:
-    """Churn and cost to serve, where either is known; the variants of an experiment, where asked."""
+    """Churn and cost to serve if known, and an experiment's variants if requested."""
     rows: list[list[ReportCell]] = []
     units: list[CellUnit] = []
     if isinstance(churn, Effect):

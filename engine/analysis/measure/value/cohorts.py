@@ -1,4 +1,4 @@
-"""Cohorts: who comes back, by the month, channel or offer of a customer's first order."""
+"""Cohorts: returning customers by the month, channel or offer of their first order."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FROM sizes LEFT JOIN active USING (cohort, later) ORDER BY cohort, later
 
 
 class CohortPeriod(msgspec.Struct, frozen=True, kw_only=True):
-    """One cohort `later` periods after the first order: its customers, those who ordered, their share and revenue."""
+    """One cohort `later` periods after the first order: customers, those who ordered, their share, revenue."""
 
     cohort: str
     later: int
@@ -92,7 +92,7 @@ class CohortReport(MeasureReport, frozen=True, kw_only=True):
     periods: list[CohortPeriod]
 
     def tables(self) -> list[ReportTable]:
-        """The customers who ordered, a row per cohort and a column per offset; then their revenue per customer."""
+        """Ordering customers, a row per cohort and a column per offset, and then revenue per customer."""
         offsets = sorted({row.later for row in self.periods})
         cells = {(row.cohort, row.later): row for row in self.periods}
         cohorts = list(dict.fromkeys(row.cohort for row in self.periods))
@@ -114,7 +114,7 @@ class CohortReport(MeasureReport, frozen=True, kw_only=True):
         ]
 
     def picture(self) -> Picture | None:
-        """The share who ordered, a line per cohort; of months the latest."""
+        """The share that ordered, a line per cohort; for months the latest ones."""
         cohorts = list(dict.fromkeys(row.cohort for row in self.periods if row.later > 0))
         shown = set(cohorts[-MOST_COHORTS:] if self.by == "month" else cohorts[:MOST_COHORTS])
         marks = [
@@ -129,7 +129,7 @@ class CohortReport(MeasureReport, frozen=True, kw_only=True):
 def measure_cohorts(
     source: EventSource, *, by: CohortKind = "month", period: Literal["month", "week"] = "month"
 ) -> CohortReport:
-    """The retention of customers by the `by` of their first order.
+    """Customers' retention by the `by` of their first order.
 
     Raises:
         BadInput: if the source cannot be read, or has no offers.
@@ -175,7 +175,7 @@ def _create_cohorts(source: EventSource, by: CohortKind, period: str) -> None:
 
 
 def _read_periods(source: EventSource, period: str) -> list[CohortPeriod]:
-    """The cohorts' periods until the last that is over; the last day counts as a whole one."""
+    """The cohorts' periods up to the last complete one; the last day counts as complete."""
     until = source.last
     tomorrow = _PERIODS[period].format(time=f"CAST({until} + 86400000000 AS BIGINT)")
     last, first = source.rows(f"SELECT {tomorrow} - 1, (SELECT min(first) FROM cohorts)")[0]  # nosec B608
@@ -196,7 +196,7 @@ def _read_periods(source: EventSource, period: str) -> list[CohortPeriod]:
 
 
 def _again(rows: list[CohortPeriod]) -> tuple[int, int]:
-    """The customers whose next period is over, and those of them who ordered in it."""
+    """The customers whose next period is over, and the number of those who ordered in it."""
     after = [row for row in rows if row.later == 1]
     return sum(row.customers for row in after), sum(row.active for row in after)
 

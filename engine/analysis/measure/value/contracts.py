@@ -1,4 +1,4 @@
-"""Contracts of a table: how many reached which renewal, their retention, and who is left out of it."""
+"""Contracts of a table: the renewals reached, their retention, and the contracts left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_RENEWALS: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class ContractSample:
-    """The contracts of a table: those that reached a renewal, those that did not yet, and the retention of the first.
+    """The contracts of a table with and without a renewal, and the retention of those with one.
 
     A contract before its first renewal says nothing about renewals.
     """
@@ -31,7 +31,7 @@ class ContractSample:
 
 
 def read_contracts(source: EventSource, discount: float) -> ContractSample | None:
-    """The retention of a table whose rows are contracts: `tenure`, the renewal reached, and whether it `ended` then.
+    """The retention of a table of contracts: `tenure`, the renewal reached, and whether it `ended` then.
 
     Args:
         source: of tables; a log has no contracts.
@@ -66,7 +66,7 @@ def read_contracts(source: EventSource, discount: float) -> ContractSample | Non
 
 
 def contract_sentence(contracts: ContractSample) -> str:
-    """The retention of contracts in words, and how many were left out."""
+    """A sentence on the contracts' retention and the number left out."""
     found = contracts.retention
     if isinstance(found, NotEstimable):
         text = f"The retention of {contracts.used:,} contracts cannot be estimated: {found.not_estimable}."

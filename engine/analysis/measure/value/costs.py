@@ -1,4 +1,4 @@
-"""Cost to serve: what customers cost the shop, from events that state a `cost`, and the value that is left after it."""
+"""Cost to serve: customers' costs, from events that state a `cost`, and the value that remains."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ FROM days JOIN starts USING (customer) GROUP BY customer ORDER BY customer
 
 @dataclass(frozen=True, kw_only=True)
 class CustomerValues:
-    """Customers (n,) with their histories, mean worth, first channels, what they spent, and their row's number."""
+    """Customers (n,) with order histories, mean worth, first channels, spending, and row number."""
 
     names: list[str]
     rows: Ints
@@ -44,7 +44,7 @@ class CustomerValues:
 
 
 def read_customer_values(source: EventSource, unit: float, *, of_contracts: bool) -> CustomerValues:
-    """The customers of a log or of tables; times are in `unit` days. A table of contracts without times has none.
+    """The customers of a log or of tables, with times in `unit` days; empty for contracts without times.
 
     Raises:
         BadInput: if a column is missing or no number, or a customer's times contradict each other.
@@ -84,7 +84,7 @@ def _read_orders(source: EventSource, unit: float) -> CustomerValues:
 
 
 def _customer_values(rows: Sequence[tuple[object, ...]], scale: float) -> CustomerValues:
-    """The customers in the order of their numbers, so that no figure depends on the order of rows."""
+    """The customers in number order, so that no figure depends on the order of rows."""
     numbers = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, 5)
     order = np.lexsort(numbers.T[::-1])
     rows = [rows[at] for at in order.tolist()]

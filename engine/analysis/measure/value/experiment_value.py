@@ -1,4 +1,4 @@
-"""Customer lifetime value as a metric of an experiment: what its customers spent since they saw it, and will spend.
+"""Customer lifetime value as an experiment's metric: past and expected spending since the exposure.
 
 A customer's value is the revenue since the first exposure plus the discounted value that the model expects of the
 orders so far; one without an order has none. The model is fitted to all customers and does not know the variants. So a
@@ -43,7 +43,7 @@ FROM seen LEFT JOIN spent USING (customer) LEFT JOIN customer_values USING (cust
 
 
 class VariantValue(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant's customers, their mean value since and after the exposure, and its difference to control's."""
+    """A variant's customers, their mean value since and after the exposure, and its difference from control's."""
 
     variant: str
     control: str
@@ -57,7 +57,7 @@ class VariantValue(msgspec.Struct, frozen=True, kw_only=True):
 def compare_values(
     source: EventSource, key: str, control: str | None, values: Mapping[str, float], alpha: float = 0.05
 ) -> list[VariantValue]:
-    """The customer lifetime value of each variant of an experiment of a log.
+    """The customer lifetime value of each variant of a log's experiment.
 
     Args:
         source: of a log.

@@ -1,4 +1,4 @@
-"""Gamma-Gamma: what a customer's orders are worth on average, shrunken towards the worth of all customers' orders.
+"""Gamma-Gamma: the mean worth of a customer's orders, shrunken towards that of all customers.
 
 Fader and Hardie 2013, "The Gamma-Gamma Model of Monetary Value": an order's worth is gamma (p, nu), and nu is gamma
 (q, v) over customers. It assumes that what is spent does not depend on how often.

@@ -1,4 +1,4 @@
-"""The ledger of what offers with a budget promised, and what became of each promise.
+"""The ledger of promises by offers with a budget, and the outcome of each promise.
 
 A promise is one exposure of such an offer; its amount is the cost of the offer on the channel, by the plan that
 decided. It is in exactly one state at the moment of the report:
@@ -116,7 +116,7 @@ GROUP BY ALL ORDER BY ALL
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The promises of one offer on one channel, in exact decimals of the shop's currency."""
+    """One offer's promises on one channel, in exact decimals of the shop's currency."""
 
     offer: str
     channel: str
@@ -208,7 +208,7 @@ def measure_ledger(source: EventSource, offers_of: OffersOf, current: str) -> Le
 
 
 def archived_offers(archive: Archive | None, plan: Plan) -> OffersOf:
-    """The offers of a plan by its version, from the archive; those of the running plan from itself."""
+    """The offers of a plan version from the archive; of the running plan from itself."""
 
     def offers_of(version: str) -> list[OfferSpec]:
         if version == plan.version:
@@ -221,13 +221,13 @@ def archived_offers(archive: Archive | None, plan: Plan) -> OffersOf:
 
 
 def offer_costs(offer: OfferSpec) -> Mapping[str, float]:
-    """The cost of one showing of an offer on each of its channels; empty for an offer without a budget."""
+    """The cost of one showing of an offer by channel; empty without a budget."""
     budget = offer.budget
     return {} if budget is None else {channel: budget.cost_on(channel) for channel in offer.renderings}
 
 
 def _keep_costs(source: EventSource, versions: list[str], offers_of: OffersOf, current: str) -> list[str]:
-    """Keep what each plan's offers cost in `ledger_costs`; the versions without a plan of their own."""
+    """Stores each plan's offer costs in `ledger_costs`; returns the versions without an archived plan."""
     rows: list[str] = []
     unpriced: list[str] = []
     for version in versions:

@@ -1,4 +1,4 @@
-"""Maximum likelihood of a few positive parameters, with a covariance that holds where the model is a little wrong."""
+"""Maximum likelihood of a few positive parameters, with a covariance that is robust to slight misspecification."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def group_observations(*columns: Floats, weight: Floats) -> tuple[Floats, Floats
 def maximize_likelihood(
     log_likelihoods: LogLikelihoods, starts: Sequence[Floats], weight: Floats
 ) -> LikelihoodFit | NotEstimable:
-    """The best of the optima that are reached from `starts`; `weight` (n,) is how often each observation counts."""
+    """The best optimum reached from `starts`; `weight` (n,) is the count of each observation."""
     total = float(weight.sum())
 
     def loss(theta: Floats) -> float:
@@ -78,7 +78,7 @@ def maximize_likelihood(
 
 
 def narrow_starts(log_likelihoods: LogLikelihoods, starts: Sequence[Floats], weight: Floats) -> list[Floats]:
-    """The best optimum of a part of the observations: a start near that of all of them."""
+    """The best optimum for part of the observations, as a start for all of them."""
     return [_search(log_likelihoods, starts, weight)]
 
 
@@ -90,7 +90,7 @@ def _loss(log_likelihoods: LogLikelihoods, theta: Floats, weight: Floats, total:
 
 
 def _sum(weight: Floats, values: Floats) -> float:
-    """Their product, without the threads of a linear algebra library, which wait for each other on a busy machine."""
+    """The matrix product without threads of a linear algebra library, which block each other on a busy machine."""
     return float(np.einsum("i,i->", weight, values))
 
 

@@ -1,4 +1,4 @@
-"""RFM: customers scored 1 to 5 by how recently, how often and for how much they ordered, in named segments."""
+"""RFM: scores customers 1 to 5 by recency, frequency and value of their orders, in named segments."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RfmSegment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RfmReport(MeasureReport, frozen=True, kw_only=True):
-    """The segments, those with the most revenue first."""
+    """The segments, by revenue in descending order."""
 
     customers: int
     segments: list[RfmSegment]
@@ -130,7 +130,7 @@ def measure_rfm(source: EventSource) -> tuple[RfmReport, dict[str, dict[str, str
 
 
 def _segment_sql(rules: Sequence[RfmSpec]) -> str:
-    """SQL of the first segment whose scores a row has."""
+    """SQL of the first segment that contains a row's scores."""
     cases = []
     for rule in rules:
         bounds = {"r": rule.recency, "f": rule.frequency, "m": rule.monetary}

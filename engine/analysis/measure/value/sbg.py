@@ -1,4 +1,4 @@
-"""Shifted beta-geometric: how many customers of a contract stay, period by period.
+"""Shifted beta-geometric: the share of contract customers who stay, period by period.
 
 Fader and Hardie 2007, "How to Project Customer Retention": at each renewal a customer leaves with a probability that
 is beta (alpha, beta) over customers. So retention rises with age though no customer changes.
@@ -22,7 +22,7 @@ LEAST_LEFT: Final = 10
 
 
 class ContractRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters, the share that stays to the end of each period, and what is left of a new customer's life.
+    """The parameters, the share that stays through each period, and a new customer's expected life.
 
     `survival` and `retention` start with the first renewal; `lifetime` is the discounted number of periods expected of
     a new customer, with its interval.
