@@ -103,9 +103,9 @@ class MetricKind:
         return self.has_steps or self.has_least or self.event_adds == "days"
 
     @property
-    def is_sum_of_rows(self) -> bool:
-        """Whether sums over a table's rows give it: sums, numbers, days, presences and ratios of a unit's rows do."""
-        return self.has_moments and not (self.has_steps or self.is_of_answers)
+    def is_read_from_tables(self) -> bool:
+        """Whether rows of a table outside the log may be its events; answers are those of the log's surveys."""
+        return not self.is_of_answers
 
     @property
     def rewards_are_counts(self) -> bool:

@@ -73,9 +73,17 @@ def test_a_metric_may_be_read_from_a_table() -> None:
         ),
         (MEAN | {"source": ROWS | {"table": "a\nb"}}, "metrics[1].source.table 'a\\nb' is not the name of a table"),
         (MEAN | {"event": "purchase"}, "metrics[1].event is of events, and this metric is read from a table"),
+        (MEAN | {"kind": "csat"}, "metrics[1].kind a csat is not read from tables"),
+        (MEAN | {"kind": "quantile", "quantile": 0.9, "source": ROWS}, "metrics[1].source.value is missing"),
         (
-            MEAN | {"kind": "quantile", "quantile": 0.9},
-            "metrics[1].kind a quantile is not read from tables",
+            {"key": "m", "kind": "funnel", "steps": ["a", "b"], "window": "7d", "source": ROWS},
+            "metrics[1].source.event is missing; a funnel needs the column",
+        ),
+        (MEAN | {"source": ROWS | {"value": "v", "event": "kind"}}, "metrics[1].source.event a mean has none"),
+        (
+            {"key": "m", "kind": "funnel", "window": "7d", "source": ROWS | {"event": "kind"}}
+            | {"steps": ["a", {"event": "b", "filter": {"x": {"$regex": "y"}}}]},
+            "metrics[1].steps[1].filter.x compares a table's column by '$regex'",
         ),
         (MEAN | {"filter": {"$or": [{"a": 1}]}}, "metrics[1].filter.$or does not apply to a table's columns"),
         (MEAN | {"filter": {"a": {"$regex": "x"}}}, "metrics[1].filter.a compares a table's column by '$regex'; use"),

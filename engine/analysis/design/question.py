@@ -35,6 +35,7 @@ class MeasuredTable(msgspec.Struct, frozen=True, kw_only=True):
     value: str | None = None
     denominator: str | None = None
     currency: str | None = None
+    event: str | None = None
     identifier: IdKind | None = None
     rates: dict[str, float] = {}
 
@@ -98,7 +99,8 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
-        if rules.has_steps != bool(self.steps) or rules.has_steps == bool(self.event or self.source):
+        is_of_one_event = bool(self.event) or (self.source is not None and not self.steps)
+        if rules.has_steps != bool(self.steps) or rules.has_steps == is_of_one_event:
             raise BadInput(f"metric {self.name!r}: a funnel, and only a funnel, has steps in the place of an event")
         if rules.has_least != (self.at_least is not None):
             raise BadInput(

@@ -226,6 +226,7 @@ def _measured_table(table: TableSpec, plan: Plan) -> MeasuredTable:
         value=table.value,
         denominator=table.denominator,
         currency=table.currency,
+        event=table.event,
         identifier=table.identifier,
         rates={plan.currency: 1.0, **plan.rules.rates} if table.currency else {},
     )

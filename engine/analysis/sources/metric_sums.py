@@ -11,7 +11,7 @@ from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.sources.log import event_number, read_log_table
 from engine.analysis.sources.orders import ORDER_COLUMNS, EventSum, with_orders
 from engine.analysis.values.funnels import FunnelValue, passed_members
-from engine.analysis.values.table_values import TableMetric, measure_tables
+from engine.analysis.values.table_values import TableMetric, measure_tables, table_values
 from engine.vocabulary import PURCHASES, REFUNDS, names_of_same_event
 
 if TYPE_CHECKING:
@@ -97,8 +97,11 @@ def metric_values(source: DuckDB, log_dir: Path, members: Members, spec: Measure
     kept = members.table.filter(~members.table["crossed"])
     if spec.needs_closed_window:
         kept = kept.filter(_is_window_over(kept, spec, as_of))
-    events = _member_events(source, log_dir, members._replace(table=kept), [spec], as_of)
     variants = kept.select("unit", "variant").distinct()
+    if spec.source is not None:
+        exposed = _with_first_ever(members._replace(table=kept))
+        return table_values(source, log_dir, exposed, spec, as_of).join(variants, "unit").select("unit", "variant", "x")
+    events = _member_events(source, log_dir, members._replace(table=kept), [spec], as_of)
     if not _is_of_orders(spec.event, spec.value):
         taken = events.filter(_in_window(events, spec, names_of_same_event(spec.event)))
         rows = taken.join(variants, "unit")

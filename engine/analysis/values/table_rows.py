@@ -89,7 +89,7 @@ def exposed_table(moments: Sequence[str]) -> ir.Table:
 
 def list_table_columns(tables: Sequence[MeasuredTable], filters: Sequence[Mapping[str, object]]) -> list[str]:
     """The columns of a table that its metrics read, each once."""
-    named = [(one.customer, one.time, one.value, one.denominator, one.currency) for one in tables]
+    named = [(one.customer, one.time, one.value, one.denominator, one.currency, one.event) for one in tables]
     return list(
         dict.fromkeys([*(name for row in named for name in row if name), *(key for one in filters for key in one)])
     )
@@ -124,12 +124,7 @@ def sum_rows(
 
 def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str, ir.Value]:
     """A row's parts that a sum reads: whether it `is` counted, its value and its currency's rate."""
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    taken = ibis.literal(value=True)
-    for column, wanted in one.filter.items():
-        taken = taken & _meets(rows[column], wanted)
-    found: dict[str, ir.Value] = {f"{one.name}_is": taken}
+    found: dict[str, ir.Value] = {f"{one.name}_is": meets_filter(rows, one.filter)}
     value = one.value_of(table)
     if value is not None:
         found[f"{one.name}_v"] = rows[value].cast("float64")
@@ -137,6 +132,16 @@ def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str
         code = rows[table.currency].cast("string").strip().upper()
         found[f"{one.name}_r"] = code.cases(*table.rates.items(), else_=None)
     return found
+
+
+def meets_filter(rows: ir.Table, condition: Mapping[str, object]) -> ir.BooleanValue:
+    """Whether a row meets a filter on the columns of its table."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    taken = ibis.literal(value=True)
+    for column, wanted in condition.items():
+        taken = taken & _meets(rows[column], wanted)
+    return taken
 
 
 def _meets(column: ir.Value, wanted: object) -> ir.BooleanValue:

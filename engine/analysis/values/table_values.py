@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.values.connections import Exposures, connect
 from engine.analysis.values.identifiers import find_identifiers
+from engine.analysis.values.table_events import fetch_passed, fetch_values
 from engine.analysis.values.table_rows import RowSum, list_table_columns, sum_rows
 from engine.errors import BadInput
 from engine.orders import CENTS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.analysis.design.question import MeasuredMetric, MeasuredTable
     from engine.analysis.sources.engines import DuckDB
+    from engine.analysis.values.connections import Connection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -67,16 +69,11 @@ def measure_tables(
     Raises:
         BadInput: if a table cannot be read, or has amounts in a currency without a rate.
     """
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    numbered = source.keep("numbered", exposed.mutate(n=ibis.row_number().over(order_by=["unit", "customer"])))
-    names = find_identifiers(source, log_dir, numbered.select("customer").distinct())
-    # A table of exposures may have customers that the log does not know.
-    themselves = numbered.select(id="customer", customer="customer")
-    names = ibis.union(names, themselves, distinct=True)
-    named = source.keep("named_units", numbered.join(names, "customer").select("n", "id", "first", "ever"))
+    numbered, named = _name_exposed(source, log_dir, exposed)
     groups: dict[tuple[object, ...], list[TableMetric]] = {}
     for metric in metrics:
+        if metric.spec.rules.has_steps:
+            continue
         table = metric.table
         key = (table.connection.key, table.table, table.customer, table.time, table.identifier)
         groups.setdefault(key, []).append(metric)
@@ -84,6 +81,10 @@ def measure_tables(
     for at, group in enumerate(groups.values()):
         values = _measure_table(source, named, group, as_of, f"table_values_{at}")
         found = found.left_join(values, "n").drop("n_right")
+    for metric in metrics:
+        for name, before in zip(metric.columns if metric.spec.rules.has_steps else (), (False, True), strict=False):
+            passed = _measure_funnel(source, named, metric, as_of, name=name, before=before)
+            found = found.left_join(passed, "n").drop("n_right")
     columns = {}
     for metric in metrics:
         for name in metric.columns:
@@ -93,22 +94,75 @@ def measure_tables(
     return found.select("unit", "customer", **columns)
 
 
-def _measure_table(source: DuckDB, named: ir.Table, group: Sequence[TableMetric], as_of: int, kept: str) -> ir.Table:
-    """The columns of a table's metrics by the number `n` of a customer, from one query."""
+def table_values(source: DuckDB, log_dir: Path, exposed: ir.Table, spec: MeasuredMetric, as_of: int) -> ir.Table:
+    """The `unit` and the value `x` of each row that a quantile metric counts; arguments and errors as above."""
+    numbered, named = _name_exposed(source, log_dir, exposed)
     moments: dict[tuple[str, int, int | None], str] = {}
+    _span_of(moments, spec, as_of)
+    exposures = _read_exposures(source, named, moments)
+    connection, rows = _open(source, spec)
+    values = fetch_values(source, connection, exposures, spec, rows)
+    return values.join(numbered.select("n", "unit"), "n").select("unit", "x")
+
+
+def _measure_funnel(
+    source: DuckDB, named: ir.Table, metric: TableMetric, as_of: int, *, name: str, before: bool
+) -> ir.Table:
+    """The customers, by their number, who passed a funnel after the exposure, or `before` it."""
+    moments: dict[tuple[str, int, int | None], str] = {}
+    _span_of(moments, metric.spec, as_of, before=before)
+    connection, rows = _open(source, metric.spec)
+    return fetch_passed(source, connection, _read_exposures(source, named, moments), metric.spec, rows, name=name)
+
+
+def _open(source: DuckDB, spec: MeasuredMetric) -> tuple[Connection, ir.Table]:
+    """The engine of a metric's table, and the table with the columns that the metric reads."""
+    table = spec.source
+    if table is None:
+        raise ValueError(f"metric {spec.name} has no table")
+    connection = connect(table.connection, source)
+    filters = [spec.filter, *(step.filter for step in spec.steps)]
+    return connection, connection.table(table.table, list_table_columns([table], filters))
+
+
+def _span_of(
+    moments: dict[tuple[str, int, int | None], str], spec: MeasuredMetric, as_of: int, *, before: bool = False
+) -> tuple[str, str]:
+    """The columns of the moments between which a metric counts, or its covariate; new ones are added to `moments`."""
 
     def moment(since: str, shift: float, latest: int | None = None) -> str:
         return moments.setdefault((since, int(shift * SECOND), latest), f"t{len(moments)}")
 
+    if before:
+        return moment("ever", -(spec.covariate_window or 0.0)), moment("ever", 0.0)
+    begins = moment("first", spec.delay)
+    if spec.window is None:
+        return begins, moment("end", 0.0, as_of + 1)
+    return begins, moment("first", spec.delay + spec.window, as_of + 1)
+
+
+def _name_exposed(source: DuckDB, log_dir: Path, exposed: ir.Table) -> tuple[ir.Table, ir.Table]:
+    """The exposed customers with a number `n`, and a row for each identifier of each of them."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    numbered = source.keep("numbered", exposed.mutate(n=ibis.row_number().over(order_by=["unit", "customer"])))
+    names = find_identifiers(source, log_dir, numbered.select("customer").distinct())
+    # A table of exposures may have customers that the log does not know.
+    themselves = numbered.select(id="customer", customer="customer")
+    names = ibis.union(names, themselves, distinct=True)
+    named = source.keep("named_units", numbered.join(names, "customer").select("n", "id", "first", "ever"))
+    return numbered, named
+
+
+def _measure_table(source: DuckDB, named: ir.Table, group: Sequence[TableMetric], as_of: int, kept: str) -> ir.Table:
+    """The columns of a table's metrics by the number `n` of a customer, from one query."""
+    moments: dict[tuple[str, int, int | None], str] = {}
     sums, tables = [], []
     for metric in group:
         spec = metric.spec
-        until = spec.delay + spec.window if spec.window is not None else None
-        begins = moment("first", spec.delay)
-        ends = moment("first", until, as_of + 1) if until is not None else moment("end", 0.0, as_of + 1)
-        spans = [(begins, ends)]
+        spans = [_span_of(moments, spec, as_of)]
         if spec.covariate_window:
-            spans.append((moment("ever", -spec.covariate_window), moment("ever", 0.0)))
+            spans.append(_span_of(moments, spec, as_of, before=True))
         for (since, up_to), term in zip(spans, metric.terms, strict=True):
             for name in term:
                 is_below = name != term[0]

@@ -50,8 +50,8 @@ def table_problems(metric: MetricSpec, known: DefinedNames) -> Iterator[FieldPro
         return
     yield from check_defined("source.at", table.at, known.sources, "sources.yaml")
     kind = METRIC_KINDS[metric.kind]
-    if not kind.is_sum_of_rows:
-        able = [name for name, one in METRIC_KINDS.items() if one.is_sum_of_rows]
+    if not kind.is_read_from_tables:
+        able = [name for name, one in METRIC_KINDS.items() if one.is_read_from_tables]
         yield "kind", f"a {metric.kind} is not read from tables; use one of {', '.join(able)}"
     if (kind.needs_value or kind.is_money) and table.value is None:
         yield "source.value", f"is missing; a {metric.kind} needs the column that it adds up"
@@ -64,6 +64,12 @@ def table_problems(metric: MetricSpec, known: DefinedNames) -> Iterator[FieldPro
         yield "source.denominator", f"a {metric.kind} has none; leave it out, or write kind: ratio"
     if table.currency is not None and kind.has_denominator:
         yield "source.currency", "is not converted in a ratio; leave it out, and filter by currency"
+    if kind.has_steps and table.event is None:
+        yield "source.event", f"is missing; a {metric.kind} needs the column that has the events of its steps"
+    if table.event is not None and not kind.has_steps:
+        yield "source.event", f"a {metric.kind} has none; leave it out, and write a filter on the column"
+    for at, step in enumerate(metric.ordered_steps if metric.steps else ()):
+        yield from _check_filter(step.filter, f"steps[{at}].filter")
     yield from _check_filter(metric.filter, "filter")
     yield from _check_filter(metric.denominator_filter, "denominator_filter")
 

@@ -64,7 +64,8 @@ class TableSpec(Spec, frozen=True, kw_only=True):
     Each row is an event of `customer` at `time` (UTC where the column has no zone). `customer` may be any identifier
     that the log knows of the person: a user id, a card, an e-mail address. `identifier: email` or `phone` says that it
     is spelled freely. `value` is the number that adds up, `currency` the column of its ISO code. Of a ratio
-    `denominator` is the number below; without one each row counts 1 there.
+    `denominator` is the number below; without one each row counts 1 there. Of a funnel `event` is the column whose
+    values are the events that its steps name.
     """
 
     table: TableName
@@ -74,6 +75,7 @@ class TableSpec(Spec, frozen=True, kw_only=True):
     value: Column | None = None
     denominator: Column | None = None
     currency: Column | None = None
+    event: Column | None = None
     identifier: IdKind | None = None
 
 

@@ -40,9 +40,26 @@ METRICS: list[dict[str, Any]] = [
     {"key": "days", "kind": "active_days", "source": ROWS, "window": "7d"},
     {"key": "adjusted", "kind": "count", "source": ROWS, "window": "7d", "covariate_window": "14d"},
 ]
+OF_ROWS: list[dict[str, Any]] = [
+    {"key": "upper", "kind": "quantile", "quantile": 0.75, "source": ROWS | {"value": "margin"}, "window": "7d"},
+    {
+        "key": "closed",
+        "kind": "funnel",
+        "source": ROWS | {"event": "state"},
+        "steps": ["open", {"event": "paid", "filter": {"margin": {"$gte": 1}}}],
+        "window": "7d",
+        "within": "3d",
+    },
+]
+"""Metrics that are no sums over rows."""
 TEST = experiment(
     "checkout",
     metrics={"primary": "margin", "secondary": [metric["key"] for metric in METRICS[1:]]},
+    analysis={"method": "fixed"},
+)
+WHOLE_TEST = experiment(
+    "checkout",
+    metrics={"primary": "margin", "secondary": [metric["key"] for metric in (*OF_ROWS, *METRICS[1:])]},
     analysis={"method": "fixed"},
 )
 CHANNELS = {"channels": [{"key": "web"}], "zone": "Europe/Berlin"}
@@ -90,10 +107,20 @@ def expected() -> dict[str, dict[str, float]]:
             "euros": sum(margin * (0.9 if cur == "USD" else 1) for _, margin, _, cur in week),
             "twice": len(week) >= 2,
             "days": len(set(local)),
+            "closed": any(
+                first == "open" and second == "paid" and margin >= 1 and 0 <= later - day <= 3
+                for day, _, first, _ in week
+                for later, margin, second, _ in week
+            ),
         }
         for name, value in values.items():
             found.setdefault(name, {"a": [], "b": []})["ab"[who % 2]].append(float(value))
-    return {name: {key: float(np.mean(one)) for key, one in of.items()} for name, of in found.items()}
+    margins: dict[str, list[float]] = {"a": [], "b": []}
+    for who, day, margin, _, _ in MADE:
+        if 0 <= day < 7:
+            margins["ab"[who % 2]].append(margin)
+    means = {name: {key: float(np.mean(one)) for key, one in of.items()} for name, of in found.items()}
+    return means | {"upper": {key: float(np.quantile(one, 0.75)) for key, one in margins.items()}}
 
 
 def slopes(adjusted: dict[str, float]) -> list[float]:
@@ -127,8 +154,9 @@ def trace_of(who: int) -> bytes:
     return encode_trace(Trace(0.0, request, Profile(id=f"u{who}", unit=f"u{who}"), Availability()))
 
 
-def report_of(log: Path, source: dict[str, Any], spec: Any = TEST, **changed: Any) -> Report:
-    rows = METRICS if not changed else [metric | {"source": metric["source"] | changed} for metric in METRICS]
+def report_of(log: Path, source: dict[str, Any], spec: Any = WHOLE_TEST, **changed: Any) -> Report:
+    every = [*METRICS, *OF_ROWS]
+    rows = every if not changed else [metric | {"source": metric["source"] | changed} for metric in every]
     shop = plan(
         spec,
         metrics={"metrics": rows, **MONEY},
@@ -143,7 +171,7 @@ def agrees(report: Report) -> None:
     *plain, adjusted = report.metrics
     for row in plain:
         assert row.mean == pytest.approx(expected()[row.metric], rel=1e-9), row.metric
-    assert len(report.metrics) == len(METRICS)
+    assert len(report.metrics) == len(METRICS) + len(OF_ROWS)
     assert adjusted.covariates == ["adjusted in the 14 days before"]
     first, second = slopes(adjusted.mean)
     assert first == pytest.approx(second, rel=1e-6)

@@ -28,6 +28,7 @@ from tests.analysis.sources.tables import (
     START,
     TEST,
     TIME,
+    WHOLE_TEST,
     Write,
     agrees,
     make_log,
@@ -165,7 +166,7 @@ def test_exposures_may_be_in_a_table_too(log: Path, tmp_path: Path) -> None:
         db.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", [*rows, ("u1", "2026-11-01", "a", "other")])
         db.commit()
     exposures = {"table": "seen", "at": "warehouse", "customer": "who", "time": "at", "variant": "arm"}
-    spec = TEST | {"exposures": exposures | {"experiment": "test", "key": "c2"}}
+    spec = WHOLE_TEST | {"exposures": exposures | {"experiment": "test", "key": "c2"}}
     report = report_of(log, {"kind": "sqlite", "path": str(file)}, spec)
     agrees(report)
     assert (report.units, report.quality.crossovers) == ({"a": 30, "b": 30}, 1)
