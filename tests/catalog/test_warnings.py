@@ -328,3 +328,25 @@ def test_a_feature_of_a_reserved_name_is_warned_of(feature: Json, *, warned: boo
     (folder / "home_hero.yaml").write_text(yaml.safe_dump(hero))
     paths = [problem.path for problem in find_warnings(load_specs(folder), NOW) if "the engine sets" in problem.message]
     assert paths == (["policy.features[0]"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("feature", "warned"),
+    [
+        ("orders.revenue", True),
+        ({"trait": "age"}, True),
+        ({"trait": "age", "range": [18, 90]}, False),
+        ({"trait": "vip", "one_of": [True]}, False),
+        ("affinity.tea", False),
+        ("loyalty.tier", False),
+        ("hour", False),
+    ],
+)
+def test_a_number_without_a_range_is_warned_of(feature: Json, *, warned: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(Path(__file__).parents[2] / "experiments", folder)
+    hero = yaml.safe_load((folder / "home_hero.yaml").read_text())
+    hero["policy"]["features"] = [feature]
+    (folder / "home_hero.yaml").write_text(yaml.safe_dump(hero))
+    found = [one for one in find_warnings(load_specs(folder), NOW) if "has no `range`" in one.message]
+    assert [one.path for one in found] == (["policy.features[0]"] if warned else [])

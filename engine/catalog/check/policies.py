@@ -9,6 +9,7 @@ from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames
 from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
 from engine.catalog.plan.creatives import creatives_of
+from engine.catalog.plan.features import PERIODS
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
@@ -17,6 +18,8 @@ from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
 from policies import KINDS, make_policy
 
+TIER, BOUNDED = "loyalty.tier", ("affinity.", "consent.")
+"""Traits of the engine's own that have a value for everyone, with no extremes."""
 MOST_GROUPS = 64
 """Each combination of groups has its own model, in every snapshot."""
 
@@ -47,6 +50,36 @@ def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
                 at = f"{path}.offers" if variant.policy is None else f"{path}.policy.floor"
                 for found in _check_floor(specs, policy, offers, at):
                     yield Problem(specs.files[experiment.key], *found)
+
+
+def find_open_features(specs: Specs) -> Iterator[Problem]:
+    """Yield features that are plain numbers without a `range`: a rare extreme value or a missing one moves a model.
+
+    A policy standardizes a number by its mean and deviation. One visitor in three hundred with a value a million times
+    as large makes the deviation theirs, and a missing value counts as 0, however far that is from the others.
+    """
+    for file, path, policy in _every_policy(specs):
+        for index, one in enumerate(policy.features):
+            spec = FeatureSpec(trait=one) if isinstance(one, str) else one
+            is_bounded = spec.trait in {*PERIODS, TIER} or spec.trait.startswith(BOUNDED)
+            if KINDS[policy.kind].contextual and not (spec.range or spec.one_of or is_bounded):
+                message = (
+                    f"{spec.trait!r} has no `range`: one extreme value would set its scale, and a missing one counts "
+                    f"as 0; write {{trait: {spec.trait}, range: [LOW, HIGH]}}, or `one_of` for texts, true and false"
+                )
+                yield Problem(file, f"{path}.features[{index}]", message)
+
+
+def _every_policy(specs: Specs) -> Iterator[tuple[str, str, PolicySpec]]:
+    """Yield each policy with its file and its path there."""
+    for selection in specs.selections.values():
+        yield specs.files[selection.key], "policy", selection.policy
+        if selection.creatives is not None:
+            yield specs.files[selection.key], "creatives", selection.creatives
+    for experiment in specs.experiments.values():
+        for index, variant in enumerate(experiment.variants):
+            if variant.policy is not None:
+                yield specs.files[experiment.key], f"variants[{index}].policy", variant.policy
 
 
 def takes_amounts(kind: str) -> bool:

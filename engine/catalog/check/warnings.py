@@ -9,7 +9,7 @@ from statistics import NormalDist
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.null_comparisons import find_null_comparisons, find_text_dates
 from engine.catalog.check.offers import find_unlike_terms
-from engine.catalog.check.policies import describe_exhausted_floor
+from engine.catalog.check.policies import describe_exhausted_floor, find_open_features
 from engine.catalog.check.reserved_names import find_reserved_names
 from engine.catalog.check.traits import find_unread_traits
 from engine.catalog.feeds.check import find_bad_rows
@@ -48,6 +48,7 @@ def find_warnings(specs: Specs, now: float) -> list[Problem]:
         *find_unread_traits(specs),
         *find_bad_rows(specs),
         *find_unlike_terms(specs),
+        *find_open_features(specs),
     ]
     return sorted(found)
 
