@@ -49,7 +49,7 @@ def measure_all(
         "opportunity": lambda: measure_opportunity(source),
         "programme": lambda: measure_programme(source, files, archive=archive, whys=whys),
         "channels": lambda: measure_channels(source),
-        "clv": lambda: source.once("clv", lambda: measure_clv(source))[0],
+        "clv": lambda: source.once("clv", lambda: measure_clv(source, with_traits=False))[0],
         "rfm": lambda: measure_rfm(source)[0],
         "cohorts": lambda: measure_cohorts(source),
         "funnel": lambda: measure_funnel(source, list(steps or STEPS)),

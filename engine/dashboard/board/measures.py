@@ -66,7 +66,7 @@ _BUILD: dict[str, Callable[[Settings, Plan, EventSource], MeasureReport]] = {
     "kpis": _kpis,
     "opportunity": lambda _settings, _plan, source: measure_opportunity(source, OpportunityOptions()),
     "channels": lambda _settings, _plan, source: measure_channels(source),
-    "clv": lambda _settings, _plan, source: measure_clv(source, ClvOptions())[0],
+    "clv": lambda _settings, _plan, source: measure_clv(source, ClvOptions(), with_traits=False)[0],
     "rfm": lambda _settings, _plan, source: measure_rfm(source)[0],
     "ledger": _ledger,
     "cohorts": lambda _settings, _plan, source: measure_cohorts(source, by="month", period="month"),

@@ -142,7 +142,7 @@ def _answers(source: EventSource) -> list[tuple[str, Effect | NotEstimable]]:
 
 
 def _value(source: EventSource) -> Effect | NotEstimable:
-    report, _ = source.once("clv", lambda: measure_clv(source))
+    report, _ = source.once("clv", lambda: measure_clv(source, with_traits=False))
     money: MoneyFigure | NotEstimable = report.money
     if isinstance(money, NotEstimable):
         return money

@@ -125,8 +125,12 @@ def measure_opportunity(
     cells: list[OpportunityCell] = []
     days = 0.0
     if create_choices(source, options.window):
-        by = "stage" if options.by is None else segment
-        source.create("parts", f"SELECT *, {by} AS segment FROM choices")  # nosec B608
+        rows = "choices"
+        if options.by is not None:  # a trait is parsed once
+            rows = "split_choices"
+            source.create(rows, f"SELECT *, {segment} AS trait FROM choices")  # nosec B608
+        by = "stage" if options.by is None else "trait"
+        source.engine.run(f"CREATE OR REPLACE TEMP VIEW parts AS SELECT *, {by} AS segment FROM {rows}")  # nosec B608
         days = float(source.rows("SELECT coalesce((max(time) - min(time)) / 86400e6, 0) FROM choices")[0][0] or 0)
         cells = measure_cells(source, days=days, margin=options.margin, alpha=alpha)
     together = sum_best(cells, alpha)

@@ -144,8 +144,12 @@ CustomerTraits = dict[str, dict[str, float]]
 """Values by trait, by customer."""
 
 
-def measure_clv(source: EventSource, options: ClvOptions | None = None) -> tuple[ClvReport, CustomerTraits]:
+def measure_clv(
+    source: EventSource, options: ClvOptions | None = None, *, with_traits: bool = True
+) -> tuple[ClvReport, CustomerTraits]:
     """The report, and each customer's traits `clv`, `p_alive` and `expected_orders`, empty if not estimable.
+
+    They are a dict per customer, so who needs the report alone asks for none.
 
     Raises:
         BadInput: if the source cannot be read, or an option is out of range.
@@ -165,7 +169,7 @@ def measure_clv(source: EventSource, options: ClvOptions | None = None) -> tuple
         worth = None if isinstance(spending, NotEstimable) else _worth(spending[1].theta, values)
         forecast = _forecast(fitted[1].theta, values.history, worth, options)
     report = _report(source, options, values, forecast, (fitted, spending, contracts))
-    traits = _traits(values, forecast)
+    traits = _traits(values, forecast) if with_traits or options.experiment is not None else {}
     if options.experiment is not None:
         ahead = {name: one["clv"] for name, one in traits.items() if "clv" in one}
         if not ahead:

@@ -68,8 +68,8 @@ def measure_costs(
 
     `ahead` are the value and the orders expected in the horizon.
     """
-    own = np.array([costs.get(name, 0.0) for name in names])
-    if not costs or not own.any():
+    own = np.array([costs.get(name, 0.0) for name in names]) if costs else np.zeros(0)
+    if not own.any():
         return NotEstimable("no event of these customers states a `cost`")
     if len(own) < LEAST_CUSTOMERS:
         return NotEstimable(f"{len(own)} customers; a cost per customer needs {LEAST_CUSTOMERS}")
