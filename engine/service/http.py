@@ -150,7 +150,8 @@ class WholeRequest:
 
     def answer(self, reply: Reply, origins: Collection[str]) -> None:
         """Write a reply."""
-        self._write(reply, origins, request_id_of(self.headers))
+        is_named = b"x-request-id" in self._headers_by_name
+        self._write(reply, origins, request_id_of(self.headers) if is_named else new_request_id())
 
     def refuse(self, error: Exception, origins: Collection[str]) -> int:
         """Write the problem for a handler's error; returns its status."""

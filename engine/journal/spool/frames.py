@@ -25,8 +25,12 @@ class Frame(NamedTuple):
 
     seq: int
     partition: int
-    payload: bytes
     raw: bytes
+
+    @property
+    def payload(self) -> bytes:
+        """The encoded record; copied when it is asked for, since shipping needs `raw` alone."""
+        return self.raw[HEADER.size :]
 
 
 def encode_frame(seq: int, partition: int, payload: bytes) -> bytes:
@@ -37,10 +41,14 @@ def encode_frame(seq: int, partition: int, payload: bytes) -> bytes:
 
 def decode_frames(data: bytes) -> Iterator[Frame]:
     """The whole frames at the start of `data`; stops at a torn or altered one."""
-    at, view = 0, memoryview(data)
-    while (after := _frame_end(view, at)) > at:
-        _, _, seq, partition = HEADER.unpack_from(data, at)
-        yield Frame(seq, partition, data[at + HEADER.size : after], data[at:after])
+    at, end, head, view = 0, len(data), HEADER.size, memoryview(data)
+    unpack, crc32 = HEADER.unpack_from, zlib.crc32  # local: this loop runs for every record that is shipped
+    while at + head <= end:
+        length, crc, seq, partition = unpack(data, at)
+        after = at + head + length
+        if after > end or length == 0 or crc32(view[at + _LENGTH_CRC.size : after]) != crc:
+            break
+        yield Frame(seq, partition, data[at:after])
         at = after
 
 
@@ -62,13 +70,3 @@ def decode_payloads(data: bytes, behind: int) -> tuple[list[tuple[int, bytes]], 
             found.append((seq, data[at + head : after]))
         at = after
     return found, at
-
-
-def _frame_end(view: memoryview, at: int) -> int:
-    """The end of the frame at `at`; `at` itself if the frame is torn or altered."""
-    if at + HEADER.size > len(view):
-        return at
-    length, crc, _, _ = HEADER.unpack_from(view, at)
-    after = at + HEADER.size + length
-    is_whole = after <= len(view) and length > 0 and zlib.crc32(view[at + _LENGTH_CRC.size : after]) == crc
-    return after if is_whole else at

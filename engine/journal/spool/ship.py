@@ -72,7 +72,8 @@ class Shipment:
             RedisError: if the store did not answer. The next call ships them again; the stream has them once.
         """
         frames, after = spool.read_frames(self.path, self.cursor, _STEP_BYTES)
-        self.is_behind = sum(len(frame.raw) for frame in frames) > _STEP_BYTES // 2
+        size = sum(len(frame.raw) for frame in frames)
+        self.is_behind = size > _STEP_BYTES // 2
         if not frames:
             self.cursor = after  # in the newest segment, so that earlier ones may be deleted
             return False
@@ -87,7 +88,7 @@ class Shipment:
                 batches.setdefault(frame.partition, []).append(frame)
         began = time.time()
         sent = await self._send(client, batches)
-        record_batch("spool.ship", began, records=len(frames), bytes=sum(len(frame.raw) for frame in frames))
+        record_batch("spool.ship", began, records=len(frames), bytes=size)
         if False in sent:
             self.cursor = spool.START
         else:

@@ -52,7 +52,8 @@ _POST = len(b"POST ")
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:"
 """The bytes of a parameter that mean the same to every parser of a path."""
 _NO_PARAMS: Mapping[str, str] = {}
-_STAY_OPEN, _CLOSE = b"\r\n", b"connection: close\r\n\r\n"
+_STAY_OPEN, _CLOSE = b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"
+"""The ends of a head, after its last header."""
 _NO_MORE_BODY = asyncio.Event()  # uvicorn sets it when more of a body comes; here nobody waits for more
 
 
@@ -82,9 +83,9 @@ class _FastCycle:
         self.response_complete = True
         connection = self._connection
         if not self.disconnected:
-            lines = [b"%b: %b\r\n" % header for header in headers]
+            lines = b"\r\n".join([b": ".join(header) for header in headers])
             end = _STAY_OPEN if self.keep_alive else _CLOSE
-            connection.transport.write(b"".join((STATUS_LINE[status], *lines, end, body)))
+            connection.transport.write(b"".join((STATUS_LINE[status], lines, end, body)))
             if not self.keep_alive:
                 connection.transport.close()
         connection.on_response_complete()  # also without a client: uvicorn starts the next queued request here
