@@ -1,4 +1,4 @@
-"""Refuses to run compiled modules whose sources changed since: Python would import the old code without a word.
+"""Refuses to run compiled modules whose sources changed since, which Python would import without a warning.
 
 `hatch_build.py` writes `compiled.txt` beside this file when it compiles in place: a line with the size and the time of
 change (ns) of each source, and its path from the folder of the packages.

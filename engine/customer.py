@@ -99,7 +99,7 @@ class Consent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     by: str = ""
 
     def is_in_force(self, now: float) -> bool:
-        """Whether it is given and has not expired at `now` (s since 1970)."""
+        """Whether the consent is given and has not expired at `now` (s since 1970)."""
         return self.granted and (self.expires is None or self.expires > now)
 
 

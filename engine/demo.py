@@ -1,4 +1,4 @@
-"""A simulated shop: customers with their own tastes visit the engine over HTTP, and it reports what it learnt.
+"""A simulated shop: customers with different tastes visit the engine over HTTP, and the demo reports what it learnt.
 
 The seed fixes who comes, in which order, and what each would click; which offer they see depends on the engine.
 """
@@ -44,7 +44,7 @@ REWARD_SECONDS = 3.0
 
 
 class DemoError(CounterpointError):
-    """The engine did not answer the demo's traffic; its log lines above say why."""
+    """The error that the engine did not answer the demo's traffic; its log lines have the cause."""
 
 
 class DemoReply(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class DemoReply(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Shopper:
-    """One simulated customer: the traits that the shop knows, and the click rates that it does not."""
+    """One simulated customer: traits that the shop knows, and click rates that it does not know."""
 
     user_id: str
     tier: int
@@ -117,7 +117,7 @@ def run_demo(
 
 
 def _empty_folder(data: Path) -> None:
-    """Delete the data of an earlier demo, and nothing else."""
+    """Delete the data of an earlier demo, and no other files."""
     mark = data / MARK
     if data.exists() and not mark.exists() and (not data.is_dir() or any(data.iterdir())):
         raise BadInput(f"--data {data}: has files that no demo wrote; name a new or an empty folder")
@@ -192,7 +192,7 @@ async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Ran
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> DemoReply:
-    """Send a request, again after a pause while the store is busy."""
+    """Send a request, and retry after a pause while the store is busy."""
     answer = await client.post(path, json=body)
     for pause in PAUSES:
         if answer.status_code != 503:

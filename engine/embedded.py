@@ -42,13 +42,13 @@ class Embedded:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def sync(self) -> None:
-        """Flush its append-only file to the disk. A server that ends in order does so itself."""
+        """Flush the append-only file to disk. A server that is stopped normally does this itself."""
         for path in (self.directory / "appendonlydir").glob("*.incr.aof"):
             with suppress(OSError), path.open("rb") as file:  # a rewrite deletes the earlier file meanwhile
                 os.fsync(file.fileno())
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Shut the store down in order; kill it after `timeout` seconds."""
+        """Shut the store down normally; kill it after `timeout` seconds."""
         self.process.terminate()
         try:
             self.process.wait(timeout)
@@ -109,7 +109,7 @@ def start(
 
 @contextmanager
 def running(directory: Path) -> Iterator[Embedded]:
-    """A server for the block; stopped at its end."""
+    """A server that runs for the block and is stopped at its end."""
     server = start(directory)
     try:
         yield server
@@ -147,7 +147,7 @@ def _command(binary: str, directory: Path, port: int) -> list[str]:
 
 
 def end_with_parent(parent: int) -> Callable[[], None]:
-    """A function for the child to run before it executes a program: it makes SIGTERM follow the death of `parent`.
+    """A function that the child runs before it executes a program, so that it gets SIGTERM if `parent` dies.
 
     The kernel watches the thread that forked the child. On systems other than Linux the child outlives a killed parent.
     """
@@ -166,7 +166,7 @@ def end_with_parent(parent: int) -> Callable[[], None]:
 
 @contextmanager
 def _lock(directory: Path, deadline: float) -> Iterator[IO[bytes]]:
-    """The locked lock file of `directory`, waiting until `deadline`: two servers would ruin one append-only file."""
+    """The locked lock file of `directory`, awaited until `deadline`: two servers would ruin one append-only file."""
     with (directory / "valkey.lock").open("ab") as lock:
         while True:
             try:

@@ -48,7 +48,7 @@ class CounterpointError(Exception):
 
 
 class CatalogError(CounterpointError):
-    """The YAML has problems, all of which are listed; the running plan is unchanged."""
+    """The error of YAML with problems, all of which are listed; the running plan is unchanged."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems)
@@ -56,19 +56,19 @@ class CatalogError(CounterpointError):
 
 
 class BadInput(CounterpointError):
-    """An argument, a setting or a file breaks a rule."""
+    """The error of an argument, a setting or a file that breaks a rule."""
 
 
 class StoreUnavailable(CounterpointError):
-    """Redis did not answer in time, or refused."""
+    """The error of a Redis that did not answer in time, or refused a command."""
 
 
 class UnreadableValueError(CounterpointError):
-    """A value of the store is damaged, or was written by a newer version: it is left as it is."""
+    """The error of a stored value that is damaged or of a newer version; the value stays unchanged."""
 
 
 class JournalError(CounterpointError):
-    """A spool or the log cannot be written, or cannot be read as written; `reason` does not name the `path`."""
+    """The error of an unwritable spool or log, or an unreadable one; `reason` does not name the `path`."""
 
     def __init__(self, reason: str, path: object = None) -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
@@ -76,33 +76,33 @@ class JournalError(CounterpointError):
 
 
 class StoppedError(CounterpointError):
-    """The caller asked to stop before the work was done. It is no failure: a verb exits with 0."""
+    """The signal that the caller stopped the work before its end; a verb then exits with 0."""
 
     def __init__(self, message: str | None = "stopped before the work was done") -> None:
         super().__init__(message)
 
 
 class MissingExtra(BadInput):
-    """A part of the product was asked for whose libraries are not installed."""
+    """The error that the libraries of a requested part of the product are not installed."""
 
     def __init__(self, what: str, extra: str, otherwise: str = "") -> None:
         super().__init__(f"{what} needs {_NOUNS[extra]}: install counterpoint[{extra}]{otherwise}")
 
 
 def missing_extra(what: str, error: ImportError, otherwise: str = "") -> MissingExtra | None:
-    """The error to raise where an import of `what` failed; None if the module belongs to no extra."""
+    """The error to raise if an import of `what` failed; None if the module belongs to no extra."""
     top = (error.name or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if top in modules), None)
     return None if extra is None else MissingExtra(what, extra, otherwise)
 
 
 def has_extra(extra: str) -> bool:
-    """Whether the libraries of an extra are installed; they are not imported."""
+    """Whether the libraries of an extra are installed; does not import them."""
     return all(_is_installed(module) for module in EXTRAS[extra])
 
 
 def require_extras(what: str, *extras: str) -> None:
-    """Check before anything is started or written that `what` can import its libraries.
+    """Check, before anything is started or written, that `what` can import its libraries.
 
     Raises:
         MissingExtra: for the first extra that is not installed.

@@ -35,7 +35,7 @@ def _code_units(text: str) -> Iterable[int]:
 
 
 def _fnv1a32(units: Iterable[int], state: int = _BASIS) -> int:
-    """FNV-1a of code units, going on from `state`, the hash of what stands before them."""
+    """FNV-1a of code units, continued from `state`, the hash of the preceding ones."""
     for unit in units:
         state = (state ^ unit) * _PRIME & _MASK
     return state
@@ -154,5 +154,5 @@ def uniform_draw(decision_id: str, key: str) -> float:
 
 
 def identifier_digest(identifier: str) -> str:
-    """The digest that tombstones store in place of an erased identifier: 128 bits of BLAKE2b, which has no inverse."""
+    """The digest that tombstones store instead of an erased identifier: 128 bits of BLAKE2b, one-way."""
     return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

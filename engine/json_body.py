@@ -1,4 +1,4 @@
-"""JSON as clients send it: how deep it may nest, what is wrong with it in words, and the items of a broken batch.
+"""Reads JSON from clients: limits its nesting, describes its errors, and splits broken batches into items.
 
 msgspec reads bodies. It recurses, so a body that is accepted by a shallow stack may fail on a deeper one when its value
 is read again; `MAX_DEPTH` is far below that. Its messages on half a surrogate pair do not name it; `describe` does.
@@ -81,14 +81,14 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def similar_name(name: str, known: Collection[str]) -> str | None:
-    """The known name that an unknown one most likely stands for: `user_id` for `userId`."""
+    """The known name most similar to an unknown one: `user_id` for `userId`."""
     plain = {re.sub("[^a-z0-9]", "", one.lower()): one for one in known}
     [*near] = get_close_matches(re.sub("[^a-z0-9]", "", name.lower()), plain, 1)
     return plain[near[0]] if near else None
 
 
 def _names_of(kind: type) -> list[str]:
-    """The names of all fields of a struct and of the structs in it."""
+    """The names of all fields of a struct and of its nested structs."""
     _, schemas = msgspec.json.schema_components([kind], schema_hook=lambda _: {"description": "any"})
     return [name for schema in schemas.values() for name in schema.get("properties", {})]
 
@@ -106,7 +106,7 @@ def is_too_deep(body: bytes) -> bool:
 
 
 def describe(error: Exception, body: bytes) -> tuple[str, str]:
-    """The field, or `body`, and the rule with its remedy, of a body that msgspec could not decode."""
+    """The field (or `body`) that msgspec could not decode, with the broken rule and its remedy."""
     if isinstance(error, msgspec.ValidationError):
         text = str(error)
         place = _PLACE.search(text)
@@ -130,7 +130,7 @@ def describe(error: Exception, body: bytes) -> tuple[str, str]:
 
 
 def find_half_surrogate(body: bytes) -> str | None:
-    """The first escape of half a surrogate pair, as of an emoji cut in two; None without one."""
+    """The first escape of half a surrogate pair, such as of a split emoji; None if there is none."""
     return next((found[1].decode() for found in _SURROGATES.finditer(body) if found[1]), None)
 
 
@@ -142,7 +142,7 @@ def replace_half_surrogates(body: bytes) -> bytes:
 def split_batch(
     body: bytes, name: str, read: Callable[[bytes], Sequence[msgspec.Raw]], most: int = BATCH_ITEMS
 ) -> Sequence[bytes | msgspec.Raw]:
-    """The items of a batch, unread, so that one which is no JSON is rejected alone.
+    """The undecoded items of a batch, so that an item that is not JSON is rejected alone.
 
     Args:
         body: a JSON object.
@@ -186,7 +186,7 @@ def _limited(items: Sequence[T], name: str, most: int) -> Sequence[T]:
 
 
 def split_list(body: bytes, name: str, most: int) -> tuple[bytes, list[bytes]] | None:
-    """The items of the list `name` in an object, unread, and the body with `null` for each of them.
+    """The undecoded items of the list `name` in an object, and the body with `null` for each item.
 
     It needs no item to be well-formed, only its strings and brackets to be closed; None where they are not.
 
@@ -213,7 +213,7 @@ def split_list(body: bytes, name: str, most: int) -> tuple[bytes, list[bytes]] |
 
 
 def _find_list(body: bytes, key: bytes) -> int | None:
-    """The position at which the list of `key` in the outermost object begins, after its bracket."""
+    """The position after the opening bracket of the list `key` in the outermost object."""
     depth = 0
     for token in _TOKEN.finditer(body):
         kind = token[0][:1]

@@ -114,12 +114,12 @@ def coupons(offer: str) -> tuple[str, str, str]:
 
 
 def roster(shard: int) -> str:
-    """The customers whose key begins with this hexadecimal digit, for campaigns to go over."""
+    """The customers whose key begins with this hexadecimal digit, as candidates of campaigns."""
     return f"cp:{{roster{shard:x}}}"
 
 
 def roster_looks(shard: int) -> str:
-    """The customers of a shard whose moments are to be looked at, by when."""
+    """The customers of a shard whose moments are to be examined, by time."""
     return f"{roster(shard)}:looks"
 
 
@@ -132,7 +132,7 @@ def due_message(key: str, cause: str) -> str:
 
 
 def due(channel: str) -> str:
-    """The messages of a channel that wait or are leased, by when they are due."""
+    """The waiting or leased messages of a channel, by the time at which they are due."""
     return f"cp:{{due:{channel}}}"
 
 
@@ -152,7 +152,7 @@ def idempotent_answer(digest: str) -> str:
 
 
 def key_rate(name: str) -> str:
-    """The requests that each worker got under the API key of this name."""
+    """The number of requests per worker under the API key with this name."""
     return f"cp:{{rate:{name}}}"
 
 

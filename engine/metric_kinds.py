@@ -1,4 +1,4 @@
-"""The kinds of metrics: one value per kind, with everything that the rest of the code asks about it.
+"""The kinds of metrics: one value per kind, with every property that other code reads.
 
 Code asks a kind for an attribute and never compares its name. To add a kind, add its name to `MetricKindName` and its
 value to `METRIC_KINDS`. Write more only if it is computed in a new way. How events add up to a customer's value is in
@@ -94,12 +94,12 @@ class MetricKind:
 
     @property
     def is_money(self) -> bool:
-        """Whether its value is an amount in the shop's currency, into which events are converted."""
+        """Whether the value is an amount in the shop's currency, into which events are converted."""
         return self.default_money is not None
 
     @property
     def needs_history(self) -> bool:
-        """Whether its value depends on several events of a unit together, so that no single event earns a reward."""
+        """Whether the value depends on several events of a unit, so that no single event earns a reward."""
         return self.has_steps or self.has_least or self.event_adds == "days"
 
     @property
@@ -109,7 +109,7 @@ class MetricKind:
 
     @property
     def rewards_are_counts(self) -> bool:
-        """Whether a rewarded event counts 1, so that rewards lie between 0 and 1; else rewards are amounts."""
+        """Whether a rewarded event counts 1, so that rewards lie in [0, 1]; otherwise rewards are amounts."""
         return self.event_adds in COUNTED
 
     def score(self, answer: float) -> float:
@@ -121,7 +121,7 @@ class MetricKind:
 
     @property
     def format(self) -> str:
-        """The format string of its mean for people."""
+        """The format string of the metric's mean for people."""
         return "{:.2%}" if self.is_share else "{:.4g}"
 
 

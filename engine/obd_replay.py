@@ -1,4 +1,4 @@
-"""Replays the Open Bandit Dataset on a running engine, which learns from the rounds where it agrees with the log.
+"""Replays the Open Bandit Dataset on a running engine, which learns from rounds in which it agrees with the log.
 
 Replay method: Li, Chu, Langford and Wang 2011, "Unbiased Offline Evaluation of Contextual-bandit-based News Article
 Recommendation Algorithms", algorithm 2. The log's items are drawn uniformly, so the rounds in which the engine chooses
@@ -56,7 +56,7 @@ LEARN_SECONDS, QUIET_SECONDS = 30, 3
 
 
 class ReplayError(CounterpointError):
-    """The engine did not answer the replay; its log lines above say why."""
+    """The error that the engine did not answer the replay; its log lines have the cause."""
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class Round:
 
 @dataclass
 class Tally:
-    """Rounds so far in which the engine chose the logged item, their clicks, and rounds answered with the fallback."""
+    """The rounds so far in which the engine chose the logged item, their clicks, and rounds with the fallback."""
 
     matched: int = 0
     clicks: int = 0
@@ -242,7 +242,7 @@ def _write(path: Path, value: object) -> None:
 
 
 async def _send_rounds(base: str, rounds: Sequence[Round], stop: threading.Event, err: Console) -> Tally:
-    """Send the rounds in their order, `AT_ONCE` at a time; what they came to until `stop`."""
+    """Send the rounds in order, `AT_ONCE` at a time until `stop`; returns their tally."""
     tally = Tally()
     limits = httpx.Limits(max_connections=AT_ONCE)
     async with httpx.AsyncClient(base_url=base, timeout=ANSWER_SECONDS, limits=limits) as client:
@@ -298,7 +298,7 @@ async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]
 
 
 def _await_learner(settings: Settings, stop: threading.Event) -> None:
-    """Wait until the learner, which a busy machine may delay, has published nothing new for `QUIET_SECONDS`."""
+    """Wait until the learner, which may lag, has published nothing new for `QUIET_SECONDS`."""
     quiet = 0
     before: float | None = None
     with connect_stream(settings.redis) as client:
@@ -326,7 +326,7 @@ def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArra
 
 
 def verdict(tally: Tally, arms: int, rate: float, report: PolicyReport) -> str:
-    """Whether the matched rounds show a difference between learning and uniform choice; if not, how many would."""
+    """Whether matched rounds show a difference between learning and uniform choice; if not, the number that would."""
     effects = [effect for effect in report.against_uniform.values() if isinstance(effect, Effect)]
     evidence = f"{tally.clicks} clicks in {tally.matched:,} matched rounds"
     for effect in effects:

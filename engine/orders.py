@@ -1,4 +1,4 @@
-"""Orders and refunds: what one event states of an order, and what all statements of one order come to.
+"""Orders and refunds: one event's statement of an order, and the result of all statements of one order.
 
 An order is what carries one order id, however many messages report it; a purchase without an id is an order of its own.
 The profile, the learner and the reports compute with these functions (the reports in SQL, see
@@ -29,7 +29,7 @@ CENTS: Final = 4
 
 
 def order_id(properties: Mapping[str, object]) -> str:
-    """The order that a purchase or a refund names, empty if it names none."""
+    """The order that a purchase or refund names; empty if it names none."""
     for field in ORDER_ID_FIELDS:
         if field in properties:
             named = properties[field]
@@ -55,5 +55,5 @@ def net_revenue(order: Order) -> float:
 
 
 def is_counted(order: Order) -> bool:
-    """Whether it was placed (a refund may have come first) and not wholly refunded."""
+    """Whether the order was placed (a refund may arrive first) and not wholly refunded."""
     return order.time > 0 and not order.full and (order.refunded < order.revenue or order.revenue == 0)

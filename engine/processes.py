@@ -59,12 +59,12 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive."""
+        """Whether the process is running."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def failed(self) -> bool:
-        """Whether it ended by itself with an error; one that a signal killed has only to be restarted."""
+        """Whether the process ended by itself with an error; one killed by a signal is simply restarted."""
         code = self.code if self.running or self.process is None else self.process.returncode
         return code is not None and code > 0
 
@@ -77,13 +77,13 @@ class Supervisor:
     ending: bool = False
 
     def add(self, child: Child, *, ends_last: bool = False) -> Child:
-        """Start a child and restart it from now on; `end` ends those that end last after the others."""
+        """Start a child, which is restarted from now on; `end` ends children that end last after the others."""
         child.start()
         self.children.insert(0 if ends_last else len(self.children), child)
         return child
 
     def tend(self) -> None:
-        """Restart the children that died and whose pause is over."""
+        """Restart children that died and whose pause is over."""
         now = time.monotonic()
         for child in self.children:
             if self.ending or child.running or now < child.due:

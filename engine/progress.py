@@ -1,4 +1,4 @@
-"""Progress of a long verb: a bar in a terminal, lines elsewhere; log lines of any process stand above the bar."""
+"""Progress of a long verb: a bar in a terminal, lines elsewhere; log lines are printed above the bar."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ PARTS = 10
 
 
 class ConsoleFile:
-    """A text file whose lines a console prints, so that a bar on the console moves down instead of breaking."""
+    """A text file whose lines a console prints above its progress bar."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -55,7 +55,7 @@ def track_progress(console: Console, label: str, total: int) -> Iterator[Callabl
 
 @contextmanager
 def relay_lines(console: Console) -> Iterator[int | None]:
-    """A file descriptor for child processes whose lines the console prints; None without a terminal: they inherit."""
+    """A file descriptor for child processes whose lines the console prints; None without a terminal."""
     if not console.is_terminal:
         yield None
         return

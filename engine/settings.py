@@ -171,7 +171,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def keep_files_private() -> None:
-    """Let no other user of the machine read what this process and its children write: it is about customers."""
+    """Make files of this process and its children unreadable for other users, since they contain customers' data."""
     os.umask(0o077)
 
 

@@ -1,4 +1,4 @@
-"""Runs everything on one machine: store, decision servers, learner and collector, restarted when one dies.
+"""Runs everything on one machine: store, decision servers, learner and collector, restarted if one dies.
 
 Start:  check the plan and the keys -> wait for an engine that is ending -> listen -> store -> register the learner
         -> servers -> wait until /readyz answers 200 -> the other children, whose start would take the servers' CPU
@@ -45,7 +45,7 @@ _RETRY_SECONDS = 1.0
 
 
 class NotReadyError(CounterpointError):
-    """The engine was started and did not become ready in time; its log lines say why."""
+    """The error that the started engine did not become ready in time; its log lines have the cause."""
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def run_engine(settings: Settings, stop: threading.Event, stderr: int | None = N
 
 @contextmanager
 def reach_store(settings: Settings, *, is_named: bool) -> Iterator[Settings]:
-    """Settings whose store answers for the block.
+    """Settings with a store that answers for the block.
 
     It is the store that is named, or the one that runs on the data directory, or a new one on what a run there left.
 
@@ -160,7 +160,7 @@ def _server(index: int, environment: Mapping[str, str], fd: int, stderr: int | N
 
 
 def _dashboard(environment: Mapping[str, str], fd: int, stderr: int | None) -> Child:
-    """The process of the pages; the servers pass requests for them on to it."""
+    """The process of the dashboard's pages; servers forward requests to it."""
     return Child("dashboard", counterpoint_command("dashboard", "--fd", str(fd)), environment, (fd,), stderr)
 
 
@@ -187,7 +187,7 @@ def _make_folder(data: Path) -> Path:
 
 
 def _await_free_folder(data: Path, stop: threading.Event) -> None:
-    """Wait for an engine on the same data folder that may be ending."""
+    """Wait for an engine on the same data folder that is shutting down."""
     if embedded.is_in_use(data / "store"):
         log.warning("another engine runs on this data folder; waiting for its end", data=str(data), s=START_SECONDS)
     deadline = time.monotonic() + START_SECONDS
@@ -199,7 +199,7 @@ def _await_free_folder(data: Path, stop: threading.Event) -> None:
 
 
 def _listen_when_free(settings: Settings, stop: threading.Event) -> socket.socket:
-    """Listen; where the port is taken, wait for the servers of an engine on the same data folder that was killed."""
+    """Listen; if the port is in use, wait for servers of a killed engine on the same data folder."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -220,7 +220,7 @@ def _has_servers(spools: Path) -> bool:
 
 
 def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> None:
-    """Wait until the engine answers that it is ready; a child that fails meanwhile is not waited for."""
+    """Wait until the engine reports that it is ready, or a child fails."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if stop.is_set():

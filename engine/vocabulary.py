@@ -1,4 +1,4 @@
-"""Event names and their classes, names reserved in a context, names of list items, and seconds per unit of time.
+"""Event names and their classes, reserved context names, names of list items, and seconds per unit of time.
 
 The profile, the claims, the learner, the log and the reports all read the meaning of an event here, so an order, a
 refund or a complaint means the same to each. A literal event name stands in this module only.
@@ -162,12 +162,12 @@ RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 
 
 def names_of_same_event(event: str) -> frozenset[str]:
-    """The names that mean what `event` means: every name of a purchase is an order, any other name is itself alone."""
+    """The names with the meaning of `event`: purchases have several names, any other event one."""
     return PURCHASES if event in PURCHASES else frozenset((event,))
 
 
 def item_name(placement: str, position: int) -> str:
-    """The name of the item at a position from 1; the placement's key for position 0, a single offer.
+    """The name of the list item at a position from 1; the placement's key for position 0, a single offer.
 
     Exposures, claims and rewards are about one item of a list: `home_row[2]` is the second that `home_row` shows. Keys
     contain no brackets. In the Parquet log the name is two columns, `key` and `position`.
@@ -176,7 +176,7 @@ def item_name(placement: str, position: int) -> str:
 
 
 def split_item(name: str) -> tuple[str, int]:
-    """The placement and the position that a name stands for; 0 for anything but an item of a list."""
+    """The placement and position in an item's name; position 0 if it is not a list item."""
     if not name.endswith("]"):
         return name, 0
     placement, _, number = name[:-1].rpartition("[")

@@ -62,7 +62,7 @@ class Run:
 
 
 class StoreUse(NamedTuple):
-    """The store's counters since it started."""
+    """The store's counters since its start."""
 
     cpu: float
     gets: int
@@ -102,7 +102,7 @@ def store_use(client: redis.Redis) -> StoreUse:
 def run(
     port: int, pid: int, client: redis.Redis, *, seconds: float, connections: int, body: Mapping[str, object]
 ) -> Run:
-    """Load one server. CPU and the requests that it is divided by are counted from the end of the warm-up."""
+    """Load one server. CPU and requests are counted from the end of the warm-up."""
     command = [sys.executable, str(HERE / "load.py"), "--port", str(port), "--body", json.dumps(body)]
     command += ["--customers", str(CUSTOMERS), "--connections", str(connections), "--seconds", str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loading:
@@ -130,7 +130,7 @@ def medians(runs: list[Run]) -> dict[str, float]:
 
 
 class Servers(NamedTuple):
-    """Both servers, each with its port and its process, and their store."""
+    """Both servers, each with its port and process, and their store."""
 
     client: redis.Redis
     ours: tuple[int, int]
@@ -139,7 +139,7 @@ class Servers(NamedTuple):
 
 @contextmanager
 def serving(workers: int = 1) -> Iterator[Servers]:
-    """Run both servers on one store with the shop of the benches, each with that many processes."""
+    """Run both servers on one store with the benches' shop, each with this many processes."""
     with tempfile.TemporaryDirectory() as name, embedded.running(Path(name) / "store") as store:
         data = Path(name)
         (data / "meters").mkdir()
@@ -205,7 +205,7 @@ def compare(
 
 
 def _drop_log(client: redis.Redis) -> None:
-    """Trim the streams, as no collector runs here: the store's memory must not slow the later runs."""
+    """Trim the streams, since no collector runs here and the store's memory must not slow later runs."""
     for key in client.scan_iter("cp:*", _type="stream"):
         client.xtrim(key, maxlen=0, approximate=False)
 

@@ -1,4 +1,4 @@
-"""The cost of a decision over 5,000 offers of which 30 may be shown, against one over these 30 alone.
+"""The cost of a decision over 5,000 offers of which 30 may be shown, compared with one over these 30 alone.
 
 `python -m loadtests.collection [ROUNDS]`. CPU seconds per decision, in alternating pairs. Exits with 1 if the median
 ratio of the pairs is above the budget.

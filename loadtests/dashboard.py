@@ -127,7 +127,7 @@ def _write(folder: Path, part: int, columns: dict[str, pa.Array]) -> None:
 
 
 def await_reports(client: httpx.Client) -> float:
-    """Open every page, and wait until all of them have their figures; returns the seconds that took."""
+    """Open every page until all have their figures; returns the seconds needed."""
     began = time.monotonic()
     while time.monotonic() - began < MOST_SECONDS:
         if not [path for path in PAGES if "data-waits" in client.get(path).text]:
@@ -138,7 +138,7 @@ def await_reports(client: httpx.Client) -> float:
 
 
 def measure(base: str) -> bool:
-    """Print the median and the worst server time and the size of each page; whether all are within the limits."""
+    """Print each page's median and worst server time and size; returns whether all are within the limits."""
     is_well = True
     with httpx.Client(base_url=base, timeout=60) as client:
         print(f"all figures were computed after {await_reports(client):.0f} s", flush=True)

@@ -40,7 +40,7 @@ RENEW = re.compile(r'data-renew="(\d+)"')
 
 
 async def browse(base: str) -> None:
-    """Ten tabs, until the process ends."""
+    """Reload ten tabs until the process ends."""
     async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         await asyncio.gather(*(_tab(client, page) for page in (*TABS, *TABS[-1:] * (LIVE - 1))))
 

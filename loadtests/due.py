@@ -1,4 +1,4 @@
-"""A campaign's day of 100,000 customers on three channels, killed twice: who was drawn, and who was written to.
+"""A campaign's day of 100,000 customers on three channels, killed twice: checks the draws and the messages.
 
 `make due` runs it. E-mails go out as a file, whose run is killed;
 messages of the app are asked for over HTTP, whose server is killed; letters have a capacity per minute.
@@ -110,7 +110,7 @@ class Shop:
 
     @contextmanager
     def serving(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """A decision server, which is live."""
+        """Run a decision server until the block ends."""
         server = self.start("serve", "--port", str(self._port))
         try:
             while True:
@@ -156,7 +156,7 @@ def write_emails(shop: Shop, out: Path) -> int:
 
 
 def ask_for_app(shop: Shop) -> int:
-    """Ask over HTTP and confirm; the server is killed in the middle, with a page handed out and not confirmed."""
+    """Fetch messages over HTTP and confirm them; the server is killed with an unconfirmed page handed out."""
     sent, pages = 0, 0
     with ExitStack() as stack:
         server = stack.enter_context(shop.serving())
@@ -185,7 +185,7 @@ def ask_for_app(shop: Shop) -> int:
 
 
 def write_letters(shop: Shop) -> list[Path]:
-    """Files of letters, one after another: each takes what the capacity allows."""
+    """Write files of letters one after another, each as large as the capacity allows."""
     files: list[Path] = []
     while True:
         out = shop.place / f"letters-{len(files)}.parquet"
@@ -243,7 +243,7 @@ def report(shop: Shop, letters: list[Path]) -> bool:
 
 
 def main() -> int:
-    """Run the day and print what became of it; 1 if a promise was broken."""
+    """Run the day and print its result; returns 1 if a promise was broken."""
     with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder) / "store") as store:
         with listen("127.0.0.1", 0) as free:
             port = free.getsockname()[1]

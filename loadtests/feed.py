@@ -1,4 +1,4 @@
-"""The cost of a decision over a feed of 100,000 items of which 30 may be shown, against a feed of 100 with the same 30.
+"""The cost of a decision over a feed of 100,000 items of which 30 may be shown, and over one of 100 with the same 30.
 
 `python -m loadtests.feed [ROUNDS]`. CPU seconds per decision, in alternating pairs. Exits with 1 if the median ratio of
 the pairs is above the budget.
@@ -25,7 +25,7 @@ BUDGET = 1.5
 
 
 def write(folder: Path, items: int) -> Path:
-    """A shop with one placement, chosen from a feed of so many items; 30, far apart, are of the customer's shelf."""
+    """Write a shop with one placement on a feed of this size; 30 distant items are on the customer's shelf."""
     (folder / "offers").mkdir(parents=True)
     banner = {"key": "banner", "renderings": {"web": {"headline": "Good to see you"}}}
     (folder / "offers" / "banner.yaml").write_text(json.dumps(banner))

@@ -1,4 +1,4 @@
-"""The growth of the cost of a decision with the shop, the customer and the request.
+"""The growth of a decision's cost with the shop, the customer and the request.
 
 `python -m loadtests.growth [--runs N] [--curve NAME]… [--json]`. CPU of one decision in process, without socket and
 store: decode the stored customer, decide, encode the trace, the records and the answer. Each large shop alternates
@@ -40,7 +40,7 @@ _encode_json = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class Shop:
-    """A plan with its learnt policies, the customers as they are stored, and what is asked for them."""
+    """A plan with its learnt policies, the stored customers, and their request."""
 
     plan: Plan
     snapshots: Mapping[str, Snapshot]
@@ -59,7 +59,7 @@ class Curve:
 
 
 def learn(plan: Plan) -> dict[str, Snapshot]:
-    """A policy for each of the plan's selections, learnt from observations whose rewards depend on the arm."""
+    """A policy for each selection of the plan, learnt from observations whose rewards depend on the arm."""
     snapshots = {}
     for number, (key, selection) in enumerate(sorted(plan.policies.items())):
         chance, arms, n = np.random.default_rng(number), len(selection.arms), OBSERVATIONS
@@ -115,7 +115,7 @@ def ask(**more: object) -> DecideRequest:
 
 
 def experiment_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """One experiment is asked for, of more and more."""
+    """Shops in which the one requested experiment is among more and more."""
     for count in (10, 100, 1000):
         plan = write_shop(folder / str(count), 20, experiments=count)
         yield (
@@ -125,14 +125,14 @@ def experiment_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
 
 
 def every_experiment(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """`"*"` is asked for, and every experiment matches."""
+    """Shops in which `"*"` is requested and every experiment matches."""
     for count in (10, 100, 1000):
         plan = write_shop(folder / str(count), 1, experiments=count)
         yield str(count), Shop(plan, {}, customers(), ask(experiments="*"))
 
 
 def offer_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """30 offers are eligible, of more and more."""
+    """Shops in which 30 offers are eligible, of more and more."""
     for count in (30, 500, 5000):
         plan = load_plan(collection.write(folder / str(count), range(count)))
         marketing = collection.buyer()
@@ -140,14 +140,14 @@ def offer_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
 
 
 def eligible_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """All of more and more offers are eligible."""
+    """Shops in which all of more and more offers are eligible."""
     for count in (20, 200, 2000, 5000):
         plan = write_shop(folder / str(count), count)
         yield str(count), Shop(plan, learn(plan), customers(), ask(placements=["place_0"]))
 
 
 def placement_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """More and more placements are asked for at once, which share 40 offers."""
+    """Shops with more and more placements per request, which share 40 offers."""
     plan = write_shop(folder, 40, placements=20)
     snapshots, stored = learn(plan), customers()
     for count in (1, 2, 5, 20):
@@ -155,7 +155,7 @@ def placement_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
 
 
 def profile_shops(folder: Path) -> Iterator[tuple[str, Shop]]:
-    """Customers have longer and longer histories."""
+    """Shops whose customers have longer and longer histories."""
     plan = write_shop(folder, 20)
     snapshots = learn(plan)
 
@@ -197,7 +197,7 @@ CURVES: Mapping[str, Curve] = {
 
 
 def decide_once(made: Shop, stored: bytes, now: float, number: int) -> int:
-    """One decision with all that is encoded of it; returns the bytes of its records."""
+    """Make one decision and encode everything for it; returns the bytes of its records."""
     profile = decode_entry(stored)
     assert isinstance(profile, Profile)  # noqa: S101 (customers are written as profiles)
     options = DecideOptions(availability=made.availability)
@@ -223,7 +223,7 @@ def cost(made: Shop, decisions: int, run: int) -> tuple[float, float]:
 
 
 def measure(curve: Curve, runs: int) -> dict[str, dict[str, float]]:
-    """By size: microseconds, ratio to the smallest, bytes of the records."""
+    """Microseconds, their ratio to the smallest size, and bytes of the records, by size."""
     with tempfile.TemporaryDirectory() as name:
         shops = dict(curve.shops(Path(name)))
     small, *others = shops

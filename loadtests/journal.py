@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def written_raw(log: Path, folder: Path) -> float:
-    """CPU seconds in which pyarrow alone writes the same rows, given as Python objects, to one file per table."""
+    """CPU seconds in which pyarrow alone writes the same rows, from Python objects, to one file per table."""
     tables = {table.name: pa.concat_tables(map(read_one, table.glob("day=*/*.parquet"))) for table in log.glob("*/")}
     rows = {name: table.to_pylist() for name, table in tables.items() if table.num_rows}
     begun = time.process_time()

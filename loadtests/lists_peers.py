@@ -23,7 +23,7 @@ EXPLORERS = {
 
 
 def run(world: dict[str, Any], explorer: str) -> float:
-    """The expected clicks that the lists of a run lack to the best list."""
+    """The expected clicks by which a run's lists fall short of the best list."""
     attraction, examined = np.array(world["attraction"]), np.array(world["examined"])
     options = "--ccb_explore_adf --quiet -q ap --ignore_linear p"
     policy = Workspace(f"{options} {explorer} --random_seed {world['seed']}")
@@ -51,7 +51,7 @@ def run(world: dict[str, Any], explorer: str) -> float:
 
 
 def main() -> None:
-    """Write the sum of regret of each world, by explorer."""
+    """Write the total regret of each world, by explorer."""
     worlds = json.load(sys.stdin)
     json.dump({name: [run(world, explorer) for world in worlds] for name, explorer in EXPLORERS.items()}, sys.stdout)
 

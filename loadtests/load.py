@@ -1,4 +1,4 @@
-"""A load generator: a closed loop of keep-alive connections that each send a request when the last is answered.
+"""A load generator: keep-alive connections in a closed loop, each sending a request once the last is answered.
 
 `python -m loadtests.load --port P --path /v1/decide --body '{"customer": {"user_id": "u-%d"}, …}'`. `%d` becomes the
 number of a customer, a different one each time. Raw HTTP/1.1, so that the generator's CPU does not limit the server.
@@ -94,7 +94,7 @@ class Caller(asyncio.Protocol):
             self.counted.failed += 1
 
     def close(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self.closed = True
         self._transport.close()
 
@@ -119,7 +119,7 @@ def requests(path: str, body: str, customers: int, headers: str = "") -> list[by
 
 
 async def load(port: int, sent: list[bytes], connections: int, warm: float, seconds: float) -> Figures:
-    """Load the server from `connections` for `warm` seconds that do not count and `seconds` that do."""
+    """Load the server from `connections` for `warm` uncounted and `seconds` counted seconds."""
     loop = asyncio.get_running_loop()
     callers = [Caller(sent, n * len(sent) // connections, 1) for n in range(connections)]
     for caller in callers:

@@ -34,7 +34,7 @@ def a_customer() -> int:
 
 @events.quitting.add_listener
 def judge(environment: Environment, **_: object) -> None:
-    """Fail the run if it missed a budget; with several processes the one that adds up their figures judges."""
+    """Fail the run if it missed a budget; with several processes the one that sums their figures decides."""
     if isinstance(environment.runner, WorkerRunner):
         return
     stats = environment.stats
@@ -58,7 +58,7 @@ class Shopper(FastHttpUser):
     channel = ""
 
     def decide(self, customer: Json, body: Json) -> Json | None:
-        """The engine's answer; None for an error."""
+        """Request a decision; returns the engine's answer, None for an error."""
         asked = {"customer": customer, "channel": self.channel, **body}
         with self.client.post("/v1/decide", json=asked, name=f"decide {self.channel}", catch_response=True) as answer:
             if answer.status_code != 200:
@@ -101,7 +101,7 @@ class Web(Shopper):
 
     @task
     def visit(self) -> None:
-        """One visit."""
+        """Make one visit."""
         for file in ("/shop", "/client.js"):
             self.client.get(file)
         visitor: Json = {"anonymous_id": str(uuid.uuid4())}
@@ -167,7 +167,7 @@ class Till(Shopper):
 
     @task
     def pay(self) -> None:
-        """One purchase."""
+        """Make one purchase."""
         customer: Json = {"loyalty_card": f"card-{a_customer()}"}
         body: Json = {"placements": ["till_prompt"], "context": {"store": f"S{random.randrange(40)}"}}
         decision = self.decide(customer, body)
@@ -185,7 +185,7 @@ class CallCentre(Shopper):
 
     @task
     def call(self) -> None:
-        """One call."""
+        """Make one call."""
         customer: Json = {"phone": f"+49301{a_customer():06}"}
         decision = self.decide(customer, {"placements": ["till_prompt"], "context": {"intent": "cancel"}})
         if decision is not None:

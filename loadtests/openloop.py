@@ -1,4 +1,4 @@
-"""Latency when customers do not wait for each other: Poisson arrivals at shares of the capacity.
+"""Latency for customers who do not wait for each other: Poisson arrivals at shares of the capacity.
 
     python -m loadtests.openloop [--workers 2] [--shares 0.25,0.5,0.7] [--seconds S] [--rounds N] [--picture FILE.svg]
 
@@ -73,7 +73,7 @@ class Outcome:
 
 
 class Line(asyncio.Protocol):
-    """One connection: it takes the next request that waits as soon as its answer is complete."""
+    """One connection, which takes the next waiting request once its answer is complete."""
 
     def __init__(self, sender: "Sender") -> None:
         self._sender = sender
@@ -81,7 +81,7 @@ class Line(asyncio.Protocol):
         self._due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Offer the connection."""
+        """Offer the connection to the sender."""
         self._transport = cast("asyncio.Transport", transport)
         self._sender.take_free(self)
 
@@ -108,7 +108,7 @@ class Line(asyncio.Protocol):
 
 
 class Sender:
-    """Sends requests when they are due, each over a free connection or as soon as there is one."""
+    """Sends requests when they are due, over a free connection or once there is one."""
 
     def __init__(self, requests: Sequence[bytes], rate: float, seconds: float, warm: float, seed: int) -> None:
         self._requests = requests
@@ -152,7 +152,7 @@ class Sender:
                 self.ended.set()
 
     def _send_due(self) -> None:
-        """Send what is due, and come back for the next."""
+        """Send due requests, and schedule itself for the next."""
         loop = asyncio.get_running_loop()
         while self._began + self._next <= loop.time():
             due, request = self._began + self._next, self._requests[self._number % len(self._requests)]

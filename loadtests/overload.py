@@ -1,4 +1,4 @@
-"""More load than one decision server can take: what it answers, what it refuses, and how soon it is well again.
+"""More load than one decision server can take: its answers, its refusals, and the time to recover.
 
     python -m loadtests.overload [--connections 8000] [--seconds S] [--impatient]
 
@@ -52,7 +52,7 @@ while True:
 
 
 class Customer(asyncio.Protocol):
-    """One connection, which waits for its answers."""
+    """One connection, which waits for each answer."""
 
     answered, refused = array("d"), array("d")
     degraded = failed = cut_off = 0
@@ -99,13 +99,13 @@ class Customer(asyncio.Protocol):
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count what the server cut off."""
+        """Count requests that the server cut off."""
         del exc
         Customer.cut_off += not Customer.stopped
 
 
 async def overload(connections: int, seconds: float, *, patient: bool) -> None:
-    """Keep the server busy from so many connections, which open within three seconds."""
+    """Keep the server busy from this many connections, opened within three seconds."""
     loop = asyncio.get_running_loop()
     requests = load.requests("/v1/decide", BODY, connections)
     for start in range(0, connections, 200):
@@ -121,7 +121,7 @@ async def overload(connections: int, seconds: float, *, patient: bool) -> None:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The value (s) that a share of `q` does not exceed; 0 of none."""
+    """The value (s) that a share of `q` does not exceed; 0 without values."""
     return sorted(values)[min(len(values) - 1, int(len(values) * q))] if values else 0.0
 
 
@@ -142,7 +142,7 @@ def recover() -> float:
 
 
 def report(capacity: float, seconds: float, ready: Sequence[float], back: float) -> bool:
-    """Print the figures; whether all are within their limits."""
+    """Print the figures; returns whether all are within their limits."""
     answered, refused = Customer.answered, Customer.refused
     arrived = (len(answered) + len(refused)) / seconds
     rows = (

@@ -1,4 +1,4 @@
-"""Our policies against those of other libraries on simulated shops, and the cost of a choice and an update.
+"""Our policies compared with other libraries on simulated shops, and the cost of a choice and an update.
 
 `python -m loadtests.policies_bench [--share 1.0] [--shop NAME]… [--no-peers]`: `--share` scales the number of runs, and
 0 measures times only; `--shop` plays one shop instead of all. Peers play the same seeds as ours, in a process of their
@@ -137,7 +137,7 @@ def mean_error(values: Iterable[float]) -> tuple[float, float]:
 
 
 def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bool]]:
-    """Our best class against the figure measured before, and against every peer on the seeds that both played."""
+    """Our best class against the earlier figure, and against every peer on their common seeds."""
     mean, kind = min((mean_error(runs.values())[0], kind) for (shop, kind), runs in found.items() if shop == name)
     best, before = found[name, kind], SHOPS[name].before
     if before is not None:
@@ -152,7 +152,7 @@ def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bo
 
 
 def times(*, beside: bool) -> Iterator[tuple[str, bool]]:
-    """Medians. What is compared is measured in five alternating turns, as the machine's speed varies."""
+    """Medians of five alternating turns, since the machine's speed varies."""
     policy, own, slower = taught("linear_thompson", 50), [], []
     for turn in range(5):
         own.append(choice_microseconds(policy, 50, turn))

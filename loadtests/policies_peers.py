@@ -29,7 +29,7 @@ ALPHA = 0.5  # the width of the bound, from 0.1 to 1, with the least regret of L
 
 
 class Peer(Protocol):
-    """An adapter of a peer. Where it chooses an arm that is not shown, a shown one is drawn instead."""
+    """An adapter of a peer. If it chooses an arm that is not shown, a shown one is drawn instead."""
 
     def choose(self, x: np.ndarray, shown: np.ndarray) -> int: ...
     def learn(self, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> None: ...

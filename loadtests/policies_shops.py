@@ -16,7 +16,7 @@ FIRST_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Shop:
-    """A shop, the regret measured before, the number of runs of each peer, and the share of theirs that ours may be."""
+    """A shop, the earlier regret, the number of peers' runs, and the allowed ratio of our regret to theirs."""
 
     build: Build
     before: float | None

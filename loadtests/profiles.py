@@ -78,7 +78,7 @@ async def fetches(store: ProfileStore, ids: list[CustomerIds]) -> float:
 
 
 async def naive(url: str, names: list[str]) -> float:
-    """The same with one `await redis.get` per request."""
+    """CPU seconds per request with one `await redis.get` each."""
     client = redis.asyncio.Redis.from_url(url)
 
     async def caller(first: int) -> None:

@@ -1,4 +1,4 @@
-"""Reports beside the SQL that they come down to: `analyze KEY` on a log, `analyze --table` on one large table.
+"""Reports compared with equivalent SQL: `analyze KEY` on a log, `analyze --table` on one large table.
 
     python -m loadtests.reports_sql [--rounds N] [--decisions N] [--rows N]
 
@@ -114,7 +114,7 @@ def written_log(decisions: int) -> tuple[Path, Path]:
 
 
 def compare(label: str, ours: tuple[object, ...], bare: tuple[object, ...], rounds: int) -> bool:
-    """Run both in alternating pairs; whether ours meets its budget by CPU."""
+    """Run both in alternating pairs; returns whether ours meets its CPU budget."""
     sides = [(sys.executable, *ours), (sys.executable, *bare)]
     (_, mine), (_, other) = (cold(str(python), str(code), *rest) for python, code, *rest in sides)
     if any(abs(a - b) > 1e-9 * abs(b) for a, b in zip(mine, other, strict=True)):

@@ -1,4 +1,4 @@
-"""Live traits beside those of the log: random events through the store's reducers, then through the backfill.
+"""Compares live traits with those of the log: random events through the store's reducers, then the backfill.
 
 `python -m loadtests.skew [EVENTS]`. A real store and real Parquet; visitors log in, messages are sent twice, arrive
 late and out of order, orders are stated twice and refunded. Exits with 1 if one series of one customer differs.
@@ -92,7 +92,7 @@ class Journal:
         self.files = 0
 
     async def append(self, events: list[Accepted]) -> None:
-        """Take accepted events, as `ProfileStore.ingest` hands them to its journal."""
+        """Take accepted events in the form that `ProfileStore.ingest` gives its journal."""
         for one in events:
             fields = msgspec.structs.asdict(one) | {"properties": msgspec.json.encode(one.properties)}
             self.rows += parquet.rows_of_record(EventRecord(**fields))[2]
@@ -100,7 +100,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting as one file."""
+        """Write waiting events as one file."""
         folder = self.folder / "events" / "day=2026-01-01"
         folder.mkdir(parents=True, exist_ok=True)
         batch = parquet.as_columns("events", self.rows)

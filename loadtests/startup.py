@@ -65,12 +65,12 @@ def up_cpu(experiments: Path) -> tuple[dict[str, float], dict[str, float], float
 
 
 def _environment() -> dict[str, str]:
-    """An environment in which Python compiles what it imports, once."""
+    """An environment in which Python compiles its imports once."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _tree_cpu(root: int) -> dict[str, float]:
-    """CPU seconds of a process and everything that it started, by what it runs."""
+    """CPU seconds of a process and all its descendants, by command."""
     used: dict[str, float] = {}
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""A report whose metrics are 2 million orders in a real PostgreSQL, beside SQL written by hand: times, and differences.
+"""Compares a report on 2 million orders in PostgreSQL with SQL written by hand: times and differences.
 
 The log has 100,000 customers; the orders name some by user id and some by e-mail address. `make bench-warehouse`.
 """
@@ -76,7 +76,7 @@ def write_log(folder: Path) -> None:
 
 
 def write_orders(address: str) -> None:
-    """The orders, and for the SQL by hand the exposures."""
+    """Write the orders, and the exposures for the SQL by hand."""
     with psycopg.connect(address) as db:
         db.execute("CREATE TABLE orders (cid text, shipped_at timestamptz, margin numeric(12, 2))")
         db.execute(
@@ -96,7 +96,7 @@ def write_orders(address: str) -> None:
 
 
 def main() -> int:
-    """Prints the figures of both; 1 if they differ by more than 1e-9."""
+    """Print the figures of both; returns 1 if they differ by more than 1e-9."""
     with tempfile.TemporaryDirectory() as made, start_postgres() as address:
         folder = Path(made)
         (folder / "shop").mkdir()

@@ -57,7 +57,7 @@ class Shop(NamedTuple):
 
 
 def simulate_orders(rng: np.random.Generator, customers: int, days: int, ahead: int) -> tuple[Orders, int, Times]:
-    """Orders of `days`, how many more come in the `ahead` days after, and when each customer ordered first."""
+    """Orders of `days`, the number in the `ahead` days after, and each customer's first order."""
     rate = rng.gamma(R, 1 / ALPHA, customers)
     leaves = rng.beta(A, B, customers)
     scale = rng.gamma(Q, 1 / V, customers)
@@ -127,7 +127,7 @@ def decide_offers(
 def run_experiments(
     rng: np.random.Generator, first: Times, days: int, size: int
 ) -> tuple[list[dict[str, object]], dict[str, tuple[Ids, Times, Values]]]:
-    """The decisions of each experiment, and its customers with the time of exposure and the share that it adds."""
+    """Each experiment's decisions, and its customers with exposure time and added share."""
     tables, members = [], {}
     span = days // (len(GAINS) + 2)
     for number, gain in enumerate(GAINS):
@@ -183,7 +183,7 @@ def hold_out(rng: np.random.Generator, first: Times) -> tuple[dict[str, object],
 
 
 def visit(rng: np.random.Generator, first: Times, days: int, count: int) -> tuple[Ids, Times, Ids]:
-    """The customer, time and channel of each of `count` page views: visits of six of them within ten minutes."""
+    """The customer, time and channel of `count` page views: visits of six views within ten minutes."""
     visits = count // VIEWS + 1
     who = rng.integers(0, first.size, visits)
     begins = first[who] + rng.random(visits) * (days * DAY - 1e9 - first[who])

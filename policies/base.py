@@ -35,11 +35,11 @@ class Policy(Protocol):
 
     @property
     def dim(self) -> int:
-        """Length of a context; 0 where the policy ignores it."""
+        """Length of a context; 0 if the policy ignores it."""
 
     @property
     def seen(self) -> int:
-        """The number of observations learnt, which is the policy's version."""
+        """The number of observations learnt, which serves as the policy's version."""
 
     def probabilities(
         self, x: ArrayLike | None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
@@ -130,7 +130,7 @@ class Bandit(ABC):
         return self.statistics["total"][among] / np.maximum(self.statistics["count"][among], 1e-9)
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Add the batch's statistics, weighted, to the arrays of `into`, which belong to the caller alone."""
+        """Add the batch's weighted statistics to the arrays of `into`, which only the caller owns."""
         np.add.at(into["count"], batch.arm, batch.weight)
         np.add.at(into["total"], batch.arm, batch.weight * batch.reward)
 
@@ -175,7 +175,7 @@ class Bandit(ABC):
         p: ArrayLike,
         weight: ArrayLike | None = None,
     ) -> Self:
-        """The policy after these observations; this one stays as it is.
+        """The policy after these observations; this one stays unchanged.
 
         >>> from policies import EpsilonGreedy
         >>> policy = EpsilonGreedy(("a", "b"), epsilon=0.2, floor=0.0)
@@ -204,7 +204,7 @@ class Bandit(ABC):
         return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
 
     def after_merge(self) -> Self:
-        """The policy, with what it estimates from its statistics estimated again: those of a learner were added."""
+        """The policy with its estimates recomputed, after a learner's statistics were added."""
         return self
 
     def check_rewards(self, reward: Floats) -> None:
@@ -214,7 +214,7 @@ class Bandit(ABC):
             raise ValueError(f"reward {largest:g} is beyond {LARGEST:.0e}; is it an amount in the shop's currency?")
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
-        """The policy over a new set of arms: an arm in both keeps what it learnt, a new one starts at the prior."""
+        """The policy over a new set of arms: common arms keep what they learnt, new ones start at the prior."""
         if traits is not None:
             raise ValueError(f"{self.kind} has no traits of arms; they are for contextual policies")
         empty = replace(self, arms=arms, statistics={})
@@ -232,7 +232,7 @@ class Bandit(ABC):
         return {}
 
     def _cached_probabilities(self, x: ArrayLike | None, candidates: Ints | None) -> Floats:
-        """The floored propensities of these candidates, from the cache where the same context was asked before."""
+        """The floored propensities of these candidates, cached for repeated contexts."""
         key = (x.tobytes() if isinstance(x, np.ndarray) else b"", b"" if candidates is None else candidates.tobytes())
         cached = self._cache.get(key) if key[0] else None
         if cached is not None:
@@ -275,6 +275,6 @@ class Bandit(ABC):
 
 
 def share_best(scores: Floats) -> Floats:
-    """Chances (n,) of a rule that shows the best score; equal best scores share."""
+    """Chances (n,) of a rule that shows the best score; ties share equally."""
     best = scores == scores.max()
     return np.asarray(best / best.sum())

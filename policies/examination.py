@@ -1,4 +1,4 @@
-"""Examination: the share of customers who look at each position of a list, given by the YAML or learnt from rewards.
+"""Examination: the share of customers who look at each list position, given by the YAML or learnt from rewards.
 
 An offer far down earns little because few look there. The position-based model (Richardson, Dominowska and Ragno 2007,
 "Predicting Clicks"; Craswell et al. 2008) says that an item earns as its offer is worth, times the share who look at
@@ -27,7 +27,7 @@ MOST_CERTAIN = 0.95
 
 
 class PositionSums(NamedTuple):
-    """The items of one position: how many, those with a reward, their rewards, and what the policy expected of them."""
+    """The items of one position: their number, the number rewarded, their rewards, and the expected ones."""
 
     shown: float = 0.0
     rewarded: float = 0.0
@@ -81,7 +81,7 @@ class ExaminedList:
         return shares[min(position, len(shares)) - 1]
 
     def _reward_rate(self) -> float:
-        """The share of items with a reward among those that were looked at."""
+        """The share of rewarded items among those looked at."""
         looked = sum(self._share(place) * one.shown for place, one in enumerate(self._sums, 1))
         return sum(one.rewarded for one in self._sums) / looked if looked else 0.0
 

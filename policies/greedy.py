@@ -36,6 +36,6 @@ class EpsilonGreedy(Bandit):
         return np.asarray((total + self.optimism) / np.maximum(count + 1, 1e-9))
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - the same verb for every policy
-        """Propensities (n,): epsilon shared by all, the rest by the best means."""
+        """Propensities (n,): epsilon is shared by all arms, the rest by those with the best mean."""
         best = share_best(self._means[among])
         return best * (1 - self.epsilon) + self.epsilon / best.size

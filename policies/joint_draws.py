@@ -162,13 +162,13 @@ def _winners_of_all(arms: Arms, standard: Pool, common: Pool) -> Ints:
 
 
 def _are_plain(standard: Pool, common: Pool, arms: Arms) -> bool:
-    """Whether the compiled loop takes these arrays: of 4-byte numbers, and the draws in C order."""
+    """Whether the compiled loop accepts these arrays: 4-byte numbers, and draws in C order."""
     arrays = (standard, common, arms.mean, arms.spread, arms.loading)
     return standard.flags.c_contiguous and all(array.dtype == np.float32 for array in arrays)
 
 
 def _winners_of_leaders(arms: Arms, leaders: Leaders, common: Pool) -> tuple[Ints, NDArray[np.bool_]]:
-    """The best of the leaders in each draw, and whether no other arm can score as much."""
+    """The best of the leaders in each draw, and whether no other arm can score as high."""
     n, columns = arms.mean.size, leaders.columns
     inside = columns < n
     at = columns if inside.all() else np.minimum(columns, n - 1)
@@ -190,7 +190,7 @@ def _winners_of_leaders(arms: Arms, leaders: Leaders, common: Pool) -> tuple[Int
 
 
 def _bands(arms: Arms) -> tuple[Pool, Pool]:
-    """The greatest mean (16,) and the greatest spread (16,) of bands of arms with like spreads."""
+    """The greatest mean (16,) and spread (16,) of bands of arms with similar spreads."""
     low, high = arms.spread.min(), arms.spread.max()
     band = ((arms.spread - low) * ((_BANDS - 1) / max(high - low, np.float32(1e-30)))).astype(np.intp)
     mean, spread = np.full(_BANDS, -np.inf, np.float32), np.zeros(_BANDS, np.float32)

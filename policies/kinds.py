@@ -1,4 +1,4 @@
-"""Every kind of policy, by the name that YAML and stored states give it."""
+"""Every kind of policy, by its name in YAML and stored states."""
 
 from collections.abc import Mapping
 

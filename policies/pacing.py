@@ -1,4 +1,4 @@
-"""Shadow prices: what one unit of a scarce offer must be worth to a customer, so that the stock lasts until its end."""
+"""Shadow prices: the least worth at which a scarce offer is shown, so that the stock lasts until its end."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -60,7 +60,7 @@ class Pacing:
 
 
 def worth_showing(worth: Floats, price: Floats) -> NDArray[np.bool_]:
-    """Whether a policy may draw each candidate: it has no price, or is scarce and worth its price.
+    """Whether a policy may draw each candidate: it has no price, or is worth its price.
 
     Args:
         worth: expected worth of showing each candidate to this customer (n,), margin times expected reward.

@@ -1,4 +1,4 @@
-"""The probability of being the best arm by quadrature, where arms are independent; else see `joint_draws`."""
+"""The probability of being the best arm by quadrature, for independent arms; others use `joint_draws`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Simulated shops: environments with known expected rewards, and the run of a policy through one of them."""
+"""Simulated shops: environments with known expected rewards, and runs of policies in them."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from policies.batches import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """A simulated environment, drawn beforehand, so that every policy meets the same visitors.
+    """A simulated environment, drawn in advance, so that every policy meets the same visitors.
 
     Attributes:
         arms: names (k,).
@@ -122,7 +122,7 @@ def delayed(environment: Environment, batch: int = 1000, delay: int = 0) -> Envi
 def coming_and_going(
     rounds: int = 10_000, arms: int = 60, shown: int = 10, dim: int = 6, seed: int | tuple[int, ...] = 0
 ) -> Environment:
-    """Offers with traits, `shown` of them at a time; every so often the oldest leaves and a new one comes.
+    """Offers with traits, `shown` at a time; periodically the oldest is replaced by a new one.
 
     An offer's coefficients are its traits' (4 numbers) plus a little of its own.
     """
@@ -154,7 +154,7 @@ def channels(
 
 
 def play(policy: Bandit, environment: Environment, seed: int = 0) -> Run:
-    """Run a policy through an environment: arms are drawn from its propensities, rewards arrive when they are known."""
+    """Run a policy in an environment: arms are drawn from its propensities, rewards arrive when they are known."""
     rounds = environment.rounds
     arm, propensity, reward = np.zeros(rounds, np.intp), np.zeros(rounds), np.zeros(rounds)
     draws = np.random.default_rng((seed, rounds)).random(rounds)

@@ -1,4 +1,4 @@
-"""The functions of scipy.special, which is imported when the first of them is used.
+"""The functions of scipy.special, imported at the first use of one.
 
 The import takes as long as all others of a process that only checks a plan. A decision server calls `load_special`
 before it answers, so that no decision waits for it.
@@ -18,7 +18,7 @@ def load_special() -> None:
 
 
 def __getattr__(name: str) -> SpecialFunction:
-    """A function of scipy.special; from its first use on it is an attribute of this module."""
+    """A function of scipy.special, stored as an attribute of this module at its first use."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     function: SpecialFunction = getattr(importlib.import_module("scipy.special"), name)

@@ -1,4 +1,4 @@
-"""Policies by name and as bytes: what YAML asks for, what the learner publishes, and how two learners combine.
+"""Policies by name and as bytes: built from YAML, published by the learner, combined from two learners.
 
 A state is one msgpack map, `PolicyState`. Its statistics are little-endian float64 arrays with their shapes, so that a
 policy read on another machine is equal to the last bit. Names of kinds, parameters and statistics are stored: a renamed

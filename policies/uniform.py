@@ -1,4 +1,4 @@
-"""Uniform choice: the baseline, and the traffic from which nothing is learnt."""
+"""Uniform choice: the baseline, and the share of traffic without learning."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,1 +1,1 @@
-"""Computes the traits that the shop defines from the log, with the reducers that count live events."""
+"""Computes the shop's traits from the log, with the reducers that process live events."""

@@ -1,4 +1,4 @@
-"""The events of each customer, from the Parquet log and from the streams that are not collected yet."""
+"""Each customer's events, from the Parquet log and from streams that are not collected yet."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ _properties = msgspec.json.Decoder(dict[str, object]).decode
 
 
 class LoggedEvent(NamedTuple):
-    """One event of a customer; times in seconds since 1970. `properties` is None where no trait reads the event."""
+    """One event of a customer; times in seconds since 1970. `properties` is None if no trait reads the event."""
 
     message_id: str
     time: float

@@ -1,4 +1,4 @@
-"""A customer's traits from their events: the reducers, merges and bounds of live profiles, and nothing else."""
+"""A customer's traits from their events, by the reducers, merges and bounds of live profiles only."""
 
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -55,7 +55,7 @@ def counted_events(events: Iterable[LoggedEvent], marks: Collection[bytes], now:
 
 
 def with_traits(profile: Profile, replayed: Profile, rules: ProfileRules) -> Profile:
-    """The stored profile, all orders in it, with the series and facts of the replayed one.
+    """The stored profile, with all its orders, and the series and facts of the replayed one.
 
     An order that the store has lost is added to the series: it was placed all the same. Series that the plan does not
     define are dropped.

@@ -1,4 +1,4 @@
-"""The backfill: the traits of every customer of the log are computed from it and written to their profiles.
+"""The backfill: computes the traits of every customer of the log, and writes them to their profiles.
 
 Live events go on meanwhile. A profile is written only over what was read of it, with the events that it has counted by
 then: its digests of messages say which. A customer who has counted a message that is neither in the log nor in a stream
@@ -29,7 +29,7 @@ _Customer = tuple[str, list[LoggedEvent]]
 
 
 class Backfilled(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of customers: in the log, written, with the same traits already, not in the store, and left undone."""
+    """Numbers of customers: in the log, written, unchanged, not in the store, and left undone."""
 
     traits: list[str]
     customers: int = 0
@@ -40,7 +40,7 @@ class Backfilled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def backfill(store: ProfileStore, log: EventLog) -> Backfilled:
-    """Write the traits of the store's rules to every customer of the log.
+    """Write the traits defined by the store's rules to every customer of the log.
 
     Raises:
         StoreUnavailable: if the store does not answer.

@@ -1,1 +1,1 @@
-"""Copies of a whole installation, and how they come to life elsewhere."""
+"""Backups of a whole installation, and their restoration elsewhere."""

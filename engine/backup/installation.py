@@ -100,7 +100,7 @@ def restore_backup(source: Path, data: Path, experiments: Path | None = None) ->
 
 
 def check_backup(source: Path) -> BackupManifest:
-    """The manifest of a backup whose files are all there and unchanged.
+    """The manifest of a backup whose files are all present and unchanged.
 
     Raises:
         BadInput: if it is none, or a file is missing or changed.
@@ -119,7 +119,7 @@ def check_backup(source: Path) -> BackupManifest:
 
 
 def _copy_growing(source: Path, target: Path) -> None:
-    """Copy a folder whose files are appended to, replaced and deleted meanwhile."""
+    """Copy a folder while its files are appended to, replaced and deleted."""
     if source.is_file():
         shutil.copyfile(source, target)
         return
@@ -138,7 +138,7 @@ def _copy_growing(source: Path, target: Path) -> None:
 
 
 def _copy_store(settings: Settings, target: Path) -> None:
-    """Copy the append-only files of the embedded store as far as they are written: a prefix is a state that it had."""
+    """Copy the embedded store's append-only files as far as written: each prefix is a former state."""
     source = settings.data / "store"
     folder = "appendonlydir"
     (target / folder).mkdir(parents=True)
@@ -154,7 +154,7 @@ def _copy_store(settings: Settings, target: Path) -> None:
 
 @contextmanager
 def _no_rewrite(client: redis.Redis | redis.RedisCluster) -> Iterator[None]:
-    """Let the store not replace its files while the block copies them."""
+    """Prevent the store from replacing its files while the block copies them."""
     name = "auto-aof-rewrite-percentage"
     try:
         before = str(client.config_get(name)[name])
@@ -173,7 +173,7 @@ def _no_rewrite(client: redis.Redis | redis.RedisCluster) -> Iterator[None]:
 
 
 def _copy_learners(source: Path, target: Path) -> None:
-    """Copy the learners' files, each in a state between two of its transactions."""
+    """Copy the learners' files, each between two of its transactions."""
     target.mkdir()
     for path in source.glob("*.sqlite"):
         with closing(sqlite3.connect(path)) as before, closing(sqlite3.connect(target / path.name)) as after:
@@ -181,7 +181,7 @@ def _copy_learners(source: Path, target: Path) -> None:
 
 
 def _copy_log(source: Path, target: Path) -> None:
-    """Copy the log as of one commit; later commits may add files meanwhile, and nobody may remove one."""
+    """Copy the log as of one commit; later commits may add files, and none is removed meanwhile."""
     if not source.is_dir():
         return
     with locks.log_read_lock(source):

@@ -45,13 +45,13 @@ Redis = Annotated[
 
 
 def is_store_named(redis: str | None) -> bool:
-    """Whether an option or the environment names the store, so that it has to answer."""
+    """Whether an option or the environment names the store, so that it must answer."""
     return redis is not None or "COUNTERPOINT_REDIS" in os.environ
 
 
 @contextmanager
 def open_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
-    """Settings whose store answers: the named one, or the embedded one of the data directory, started if necessary."""
+    """Settings with a store that answers: the named one, or the data directory's embedded one, started if needed."""
     from engine.up import reach_store
 
     keep_files_private()

@@ -1,4 +1,4 @@
-"""The growth team's verbs: check the YAML, see what a change of it does, and who would get what."""
+"""The growth team's verbs: check the YAML, show what a change does, and preview what customers would get."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -210,7 +210,7 @@ def _print_preview(rows: "Sequence[PreviewRow]", *, of_placement: bool) -> None:
 
 
 def differences(old: object, new: object) -> Iterator[str]:
-    """A changed value as one line of YAML, `old → new`; of a mapping only the keys that differ."""
+    """A changed value as one line of YAML, `old → new`; for a mapping only the keys that differ."""
     before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
     if isinstance(before, dict) and isinstance(after, dict):
         names = [name for name in before | after if before.get(name) != after.get(name)]
@@ -220,7 +220,7 @@ def differences(old: object, new: object) -> Iterator[str]:
 
 
 def as_yaml_line(value: object) -> str:
-    """A value as YAML in one line; keys without a value are left out."""
+    """A value as one line of YAML, without keys that have no value."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -231,7 +231,7 @@ def as_yaml_line(value: object) -> str:
 
 
 def read_customers(file: Path, *shops: "Specs") -> "list[SampledCustomer]":
-    """The customers of a sample file; their traits that no shop reads are reported on standard error."""
+    """The customers of a sample file; reports traits that no shop reads on standard error."""
     from engine.rehearse.customers import read_sample
     from engine.rehearse.trait_names import text_traits, unread_traits
 
@@ -242,7 +242,7 @@ def read_customers(file: Path, *shops: "Specs") -> "list[SampledCustomer]":
 
 
 def at_current_steps(plan: "Plan", settings: Settings, *, is_named: bool) -> "Plan":
-    """The plan with its ramps where the store has them, or the log; steps that are assumed go to standard error."""
+    """The plan with its ramps at their step in the store or the log; reports assumed steps on standard error."""
     if not any(one.held_steps or one.rules for one in plan.experiments.values()):
         return plan
     from engine.supervise.running_state import assumed_steps, read_running_state
@@ -298,7 +298,7 @@ def coverage(
     redis: Redis = None,
     json: AsJson = False,
 ) -> int:
-    """Show where the shop has nothing to say: the holes of segment by stage by channel, or --all of the table.
+    """Show which segments have no offer, by stage and channel, or with --all the whole table.
 
     A hole is where most customers get nothing of their own. With --json every row is there, the holes first. Ramps that
     hold themselves are at the step that the store of the data directory has, or else the log.

@@ -95,7 +95,7 @@ def conclude(
 
 
 def _changed_question(report: "Report") -> "ChangedQuestionSpec | None":
-    """Both verdicts, if the question is not that of the first exposure."""
+    """Both verdicts, if the question changed after the first exposure."""
     from engine.catalog.spec.conclusion import ChangedQuestionSpec
 
     first = report.first_verdict
@@ -128,7 +128,7 @@ def _agrees(asked: str, warning: str) -> bool:
 
 
 def _freeze(file: "Path", frozen: FrozenReport) -> None:
-    """Write the report that was decided on; one of the same name gets the next number."""
+    """Write the report behind the decision; a repeated name gets the next number."""
     file.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while file.exists():

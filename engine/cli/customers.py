@@ -182,7 +182,7 @@ async def _export(redis: str, customer: str) -> "Export | None":
 
 
 def _record_audit(settings: Settings, event: str, properties: dict[str, object]) -> None:
-    """Record that this was done at the command line, and by which user of the machine; never of whose data."""
+    """Record that a user of this machine did this at the command line, without the customer's name."""
     from uuid import uuid4
 
     from engine.journal.audit import append_audit, ship_audit
@@ -197,7 +197,7 @@ def _record_audit(settings: Settings, event: str, properties: dict[str, object])
 
 
 async def _erase(redis: str, customer: str) -> set[str]:
-    """Erase the profile; every id that belonged to it, in every spelling."""
+    """Erase the profile, and return every id that belonged to it, in every spelling."""
     from engine.customers.redis.keys import identifier_spellings
     from engine.customers.store import ProfileStore
     from engine.erasure.profiles import erase_profile

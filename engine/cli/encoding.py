@@ -1,4 +1,4 @@
-"""Output in a terminal whose encoding is not UTF-8: characters that it lacks are written in others, never an error."""
+"""Output to a terminal that is not UTF-8: missing characters are replaced, and never cause an error."""
 
 import codecs
 import sys
@@ -31,7 +31,7 @@ def adapt_streams() -> None:
 
 
 def json_for_output(document: bytes) -> str:
-    r"""A JSON document that standard output can write: outside UTF-8 other characters than ASCII become `\uXXXX`."""
+    r"""A JSON document for standard output: unless that is UTF-8, non-ASCII characters become `\uXXXX`."""
     text = document.decode()
     if _is_utf8(sys.stdout.encoding) or text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""`measure REPORT`: what customers, journeys and offers come to in money, from the log or from anyone's tables."""
+"""`measure REPORT`: the value of customers, journeys and offers in money, from the log or from other tables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Html = Annotated[Path | None, Parameter(help="Write the report as one page with 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """The options of every report: what it reads, and how it is printed."""
+    """The options of every report: its source, and its output."""
 
     log: LogFolder = None
     table: Annotated[
@@ -57,7 +57,7 @@ _ROLES = ("customer", "time", "revenue", "event", "channel", "offer", "order")
 
 
 def open_source(options: MeasureOptions, **columns: str | None) -> "EventSource":
-    """The events that the options name; `columns` are further columns of tables that a report reads."""
+    """The events that the options name; `columns` are further table columns that a report reads."""
     require_extras("counterpoint measure", "analysis")
     from engine.analysis.measure.sources import EventSource
 
@@ -87,7 +87,7 @@ def open_source(options: MeasureOptions, **columns: str | None) -> "EventSource"
 def run_report(
     options: MeasureOptions, build: "Callable[[EventSource], MeasureReport]", **columns: str | None
 ) -> "MeasureReport":
-    """Build and print one report; nothing is removed from the log while it is read."""
+    """Build and print one report, while the log is locked against removals."""
     from contextlib import nullcontext
 
     source = open_source(options, **columns)
@@ -378,7 +378,7 @@ def measure_everything(
 
 
 def _control_of(options: MeasureOptions, experiment: str | None) -> str | None:
-    """The first variant of an experiment's file; None where it has none."""
+    """The first variant of an experiment's file; None if it has no variants."""
     settings = from_environment(experiments=options.experiments, data=options.data)
     if experiment is None or not settings.experiments.is_dir():
         return None

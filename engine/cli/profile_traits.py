@@ -1,4 +1,4 @@
-"""Writes traits that a report computed to the profiles of a running engine, as identify events."""
+"""Writes a report's traits to the profiles of a running engine, by identify events."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -14,7 +14,7 @@ SECONDS = 30.0
 
 
 def send_traits(traits: Mapping[str, Mapping[str, object]], server: str, key: str | None) -> int:
-    """Send the traits of each customer; the number of customers whose profile has them.
+    """Send each customer's traits; returns the number of customers whose profile has them.
 
     A customer that the server does not know is left out: they were erased, or are of another shop. Sending the same
     values twice writes them once.

@@ -1,4 +1,4 @@
-"""Options that several reports share, and what an option may say."""
+"""Options shared by several reports, and the checks of their values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Alpha = Annotated[float | None, Parameter(help="One minus the coverage of interv
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """The options of `aa` that say how the units are split and reported."""
+    """The options of `aa` for splitting and reporting units."""
 
     method: Annotated[
         IntervalMethod | None, Parameter(help="The method of the reports; the experiment's, or fixed, by default.")
@@ -54,7 +54,7 @@ def refuse_for_placement(placement: str, given: Mapping[str, object]) -> None:
 
 
 def parse_prior(text: str | None) -> tuple[float, float] | None:
-    """The mean and the standard deviation that are written."""
+    """The mean and standard deviation in an option's text."""
     if text is None:
         return None
     try:
@@ -71,7 +71,7 @@ TraitValues = dict[str, Mapping[str, float | str]]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ValueOptions:
-    """The file to which the values of each customer are written."""
+    """The options for writing customers' values: the file, and the profiles."""
 
     csv: Annotated[Path | None, Parameter(help="Write each customer's values to this file.")] = None
     write_traits: Annotated[
@@ -82,7 +82,7 @@ class ValueOptions:
 
 
 def write_values(traits: TraitValues, written: ValueOptions) -> None:
-    """Write the customers' values to a file, and to the profiles as identify events, which change nothing else."""
+    """Write the customers' values to a file, and to profiles by identify events with no other change."""
     if not traits and (written.csv is not None or written.write_traits):
         raise BadInput("--csv, --write-traits: nothing can be estimated, so nothing was written")
     if written.csv is not None:

@@ -1,4 +1,4 @@
-"""Reports as verbs: an experiment or a placement from the log, or anyone's table; checks and sample sizes."""
+"""Reports as verbs: an experiment or placement from the log, or a table; checks and sample sizes."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """The options of `analyze` that only a --table has."""
+    """The options of `analyze` that apply only with --table."""
 
     variant: Annotated[str | None, Parameter(help="The table's column that holds the variant.")] = None
     control: Annotated[str | None, Parameter(help="The variant to compare with.")] = None
@@ -63,14 +63,14 @@ class TableOptions:
     ] = None
 
     def given(self) -> list[str]:
-        """The names of the options that were given, except --engine."""
+        """The names of the given options, except --engine."""
         return [f"--{name}" for name, value in vars(self).items() if value is not None and name != "engine"]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
-    """The options of `analyze` that say how effects are estimated."""
+    """The options of `analyze` for estimating effects."""
 
     method: Annotated[IntervalMethod | None, Parameter(help="The method of the intervals; the file's by default.")] = (
         None
@@ -91,7 +91,7 @@ class InferenceOptions:
     tau: Annotated[float | None, Parameter(help="The relative effect expected: a mixture SPRT.")] = None
 
     def given(self) -> dict[str, object]:
-        """The options that were given, by name."""
+        """The given options, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -192,7 +192,7 @@ def _analyze_table(
 def _analyze_log(
     plan: "Plan", log: Path, archive: "Archive", asked: _Question, inference: InferenceOptions
 ) -> "Report":
-    """The report of an experiment, with the options of the command line in place of its file's."""
+    """The report of an experiment, in which command-line options replace those of its file."""
     from msgspec.structs import replace
 
     from engine.analysis import analyze_experiment
@@ -214,7 +214,7 @@ def _analyze_log(
 
 
 def _refuse_table_options(columns: TableOptions) -> None:
-    """Refuse options that an experiment's file defines: on the command line they would be ignored."""
+    """Refuse options that an experiment's file defines, since they would be ignored."""
     if given := columns.given():
         raise BadInput(f"{', '.join(given)}: the experiment's file defines it; leave it out, or name a --table")
     if columns.engine is not None:
@@ -261,7 +261,7 @@ def _print_policy_report(
     split: "ReportSplit | None",
     json: bool,
 ) -> None:
-    """Print how the policies of a placement compare, as far as learning policies can be compared."""
+    """Print a comparison of the placement's policies, as far as learning policies can be compared."""
     from engine.analysis import policy_report
     from engine.analysis.render.terminal import render_policies
 
@@ -382,7 +382,7 @@ def power(
 
 
 def _print_power(result: "Design", daily: float) -> None:
-    """Print a design, and the days that it takes with `daily` units a day; 0 is not known."""
+    """Print a design, and its days at `daily` units per day; 0 means unknown."""
     print_line(f"{result.kind} at {result.baseline:g}, alpha {result.alpha:g}, {result.formula}:")
     found = f"{result.mde:+.2%} with power {result.power:.1%}"
     print_line(f"{result.units:,} units over control and one variant find {found}.")

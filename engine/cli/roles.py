@@ -296,7 +296,7 @@ def due(
 
 
 def _report(written: int) -> None:
-    """Print how far the file has come."""
+    """Print the progress of the file."""
     print_error(f"{format_count(written, 'message')} written …")
 
 
@@ -305,7 +305,7 @@ def _access(settings: Settings) -> str:
 
 
 def _split_warning(owned: Sequence[int], others: Sequence[int]) -> str:
-    """A warning of the limits of a learner that has some of the partitions only."""
+    """A warning about the limits of a learner that has only some of the partitions."""
     mine, rest = (", ".join(map(str, some)) for some in (owned, others))
     prices = "" if 0 in owned else " The learner of partition 0 moves the shadow prices and tests the guardrails."
     return (

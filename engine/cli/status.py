@@ -1,4 +1,4 @@
-"""The verb that shows where everything stands."""
+"""The verb that shows the state of every experiment, flag and placement."""
 
 import time
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ def _cells(line: "StatusLine") -> tuple[str, ...]:
 
 
 def _light(light: "Light") -> str:
-    """A check in a word."""
+    """A check as one word."""
     style = STYLES[light.tone]
     word = f"[{style}]{WORDS[light.tone]}[/]" if style else WORDS[light.tone]
     return f"{light.name} {word}"

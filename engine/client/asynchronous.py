@@ -1,4 +1,4 @@
-"""The client for asyncio; every method does what its namesake in `Client` does."""
+"""The client for asyncio; every method works like its namesake in `Client`."""
 
 import asyncio
 import time
@@ -151,7 +151,7 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, request: ClientRequest, proof: str) -> bytes:
-        """Send a request, again after a failure that may pass, until the call's time is over; the answer's body."""
+        """Send a request, retry it after transient failures until the call's time is over; the answer's body."""
         headers = {**request.headers, "x-customer-proof": proof} if proof else request.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):

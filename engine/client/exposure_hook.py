@@ -45,7 +45,7 @@ class ExposureHook(Hook):
         self.report(hook_context.flag_key, details)
 
     def report(self, flag: str, details: FlagEvaluationDetails[FlagValueType]) -> "Future[bool] | None":
-        """Start the report of a flag; None where it was reported, or is not of a prefetched decision."""
+        """Start the report of a flag; None if it was reported before or belongs to no prefetched decision."""
         decision = details.flag_metadata.get("decisionId")
         if not isinstance(decision, str) or decision[12:13] != PREFETCHED or not details.variant:
             return None
@@ -57,12 +57,12 @@ class ExposureHook(Hook):
         return self._thread.submit(self._send, {"decision_id": decision, "experiments": [flag]})
 
     def close(self) -> None:
-        """Wait for the reports that are under way."""
+        """Wait for the reports in progress."""
         self._thread.shutdown()
         self._http.close()
 
     def _send(self, body: dict[str, object]) -> bool:
-        """Send one report, once more where the network or the server failed; whether the engine took it."""
+        """Send one report, retried once after a failure of network or server; returns whether the engine took it."""
         for _ in range(2):
             try:
                 answer = self._http.post("/v1/exposures", json=body)

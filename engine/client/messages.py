@@ -36,15 +36,15 @@ Experiments = Sequence[str] | Literal["*"]
 
 
 class NoAnswer(CounterpointError):
-    """The engine did not answer in time, or something else answered in its place."""
+    """The error that the engine did not answer in time, or that another server answered."""
 
 
 class Rejected(CounterpointError):
-    """The engine rejected the request; the message names the field, the rule and the remedy."""
+    """The error of a rejected request; the message names the field, the rule and the remedy."""
 
 
 class Unsendable(Rejected):
-    """A value of the request that JSON cannot carry, named with its place; nothing was sent."""
+    """The error of a value that JSON cannot carry, named with its place; nothing was sent."""
 
 
 class ExperimentReply(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class OfferReply(msgspec.Struct, frozen=True):
 
 
 class DecisionReply(msgspec.Struct, frozen=True):
-    """A decision of the engine. Without arguments it is the empty one that a client returns if there is no answer."""
+    """A decision of the engine. Without arguments it is the empty one that a client returns without an answer."""
 
     decision_id: str = ""
     customer: str = ""
@@ -92,7 +92,7 @@ class DecisionReply(msgspec.Struct, frozen=True):
         return default if answer is None or answer.variant is None else answer.variant
 
     def rendering(self, placement: str, default: Mapping[str, object]) -> Mapping[str, object]:
-        """The rendering of the placement's offer: empty if nothing is to be shown, `default` if there is no answer."""
+        """The rendering of the placement's offer: empty to show nothing, `default` without an answer."""
         answer = self.offers.get(placement)
         return default if answer is None else answer.rendering
 
@@ -125,7 +125,7 @@ class _ProblemReply(msgspec.Struct, frozen=True):
 
 
 def check_arguments(url: str, timeout: float, retries: int) -> None:
-    """Check the arguments of a client at once: with bad ones every call would silently return its fallback.
+    """Check a client's arguments at once, since with bad ones every call would silently return its fallback.
 
     Raises:
         BadInput: if `url` is not an address, `timeout` (s) not above 0 or `retries` below 0.
@@ -173,7 +173,7 @@ def decide_request(
 def exposures_request(
     decision_id: str, placements: Sequence[str] | None, experiments: Sequence[str] | None
 ) -> ClientRequest:
-    """A request to `/v1/exposures`, of all that was decided or of what is named."""
+    """A request to `/v1/exposures`, for the whole decision or the named parts."""
     body: dict[str, object] = {"decision_id": decision_id}
     if placements is not None:
         body["placements"] = placements
@@ -191,7 +191,7 @@ def event_request(customer: CustomerIds, channel: str, item: Mapping[str, object
 
 
 def click_item(decision: DecisionReply, placement: str) -> dict[str, object]:
-    """The item of a click on the offer that a decision has for a placement; without an answer, on the shop's own.
+    """The item of a click on a placement's offer in a decision; without an answer, on the shop's own offer.
 
     `row[2]` is the second item of the list that the placement `row` shows.
     """
@@ -278,7 +278,7 @@ def value_or_default(decision: DecisionReply, key: str, default: Flag) -> Flag:
 
 
 def retry_pause(attempt: int, retry_after: str, left: float) -> float | None:
-    """Seconds to wait after attempt number `attempt`, from 0; None if fewer than that are left.
+    """Seconds to wait after attempt number `attempt`, from 0; None if less time is left.
 
     `retry_after` is the header of that name, empty if there was none.
     """
@@ -302,7 +302,7 @@ def _message(path: str, body: Mapping[str, object], headers: dict[str, str]) -> 
 
 
 def _check_value(value: object, place: str, depth: int = 0) -> None:
-    """Raise Unsendable for a value that would be refused, or would arrive as another."""
+    """Raise Unsendable for a value that would be refused or would change in transit."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             _check_value(name, f"{place}, a name" if place else "a name", depth)

@@ -115,7 +115,7 @@ class Client:
         experiments: Sequence[str] | None = None,
         proof: str = "",
     ) -> dict[str, str]:
-        """Report that the customer sees what was decided with `expose=False`: all of it, or what is named.
+        """Report that the customer saw what was decided with `expose=False`: all of it, or the named parts.
 
         A publishable key needs the `proof` that the decision was asked with.
 
@@ -187,7 +187,7 @@ class Client:
         self.close()
 
     def _send(self, request: ClientRequest, proof: str) -> bytes:
-        """Send a request, again after a failure that may pass, until the call's time is over; the answer's body."""
+        """Send a request, retry it after transient failures until the call's time is over; the answer's body."""
         headers = {**request.headers, "x-customer-proof": proof} if proof else request.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):

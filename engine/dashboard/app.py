@@ -1,4 +1,4 @@
-"""The dashboard as a Litestar application of its own, in a process that serves no decisions."""
+"""The dashboard as a Litestar application in a separate process that serves no decisions."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -94,7 +94,7 @@ def _static_route() -> HTTPRouteHandler:
 
 
 def _no_page(request: Request[object, object, State], error: HTTPException) -> Response[bytes]:
-    """An address without a page, or not by this method, which Litestar answers: a plain line with the way back."""
+    """The answer to an unknown address or method: a plain line with a link back."""
     del request
     line = "This address does not take the method" if error.status_code == 405 else "Nothing has this address"
     text = (

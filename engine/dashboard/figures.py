@@ -1,4 +1,4 @@
-"""Numbers, times and spans as people read them, with units and no more digits than they are worth."""
+"""Formats numbers, times and spans for people, with units and significant digits."""
 
 import math
 import time
@@ -21,7 +21,7 @@ def format_figure(value: float | None) -> str:
 
 
 def format_share(value: float | None) -> str:
-    """A share without a sign: `4 %` is `4.0%`, and what is not zero never reads as zero."""
+    """A share without a sign: 0.04 becomes `4.0%`, and a share above zero never reads as zero."""
     if value is None or not math.isfinite(value):
         return NONE
     if 0 < abs(value) < 0.00001:

@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 
 class PendingLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A login that is under way, for the cookie: its state, where it goes on, its callback, and until when."""
+    """A login in progress, for the cookie: its state, its target page, its callback, and its expiry."""
 
     state: str
     target: str
@@ -78,7 +78,7 @@ class TokenAnswer(msgspec.Struct, frozen=True):
 
 
 class OpenIdLogin:
-    """The two steps of a login at the provider of `spec`; `sign(use, text)` is the HMAC of the dashboard's secret."""
+    """The two steps of a login at the provider of `spec`; `sign(use, text)` is the dashboard's HMAC."""
 
     def __init__(self, spec: OpenIdSpec, sign: Sign) -> None:
         self.spec = spec
@@ -91,7 +91,7 @@ class OpenIdLogin:
         self._lock = asyncio.Lock()
 
     async def begin(self, target: str, own: str) -> tuple[str, PendingLogin]:
-        """The address at the provider to go to, and what the cookie remembers.
+        """The provider's address to redirect to, and the content of the cookie.
 
         Args:
             target: where the person wants to go in the dashboard.
@@ -117,7 +117,7 @@ class OpenIdLogin:
         return f"{provider.authorization_endpoint}{joint}{urlencode(query)}", pending
 
     async def finish(self, answer: Mapping[str, str], pending: PendingLogin | None) -> dict[str, object]:
-        """The verified claims of the person who comes back from the provider.
+        """The verified claims of a person who returns from the provider.
 
         Args:
             answer: the query of the callback.
@@ -147,7 +147,7 @@ class OpenIdLogin:
             await self._client.aclose()
 
     def _address(self, own: str) -> str:
-        """The address of the dashboard: a `Host` that anybody can send is trusted only if it is this machine."""
+        """The address of the dashboard; an unverified `Host` header is trusted only if it is this machine."""
         if self.spec.address is not None:
             return self.spec.address.rstrip("/")
         if not is_loopback(urlsplit(own).hostname or ""):

@@ -1,4 +1,4 @@
-"""The priority of the dashboard's processes: where cores are few, a decision does not wait for a page or a report.
+"""Lowers the priority of the dashboard's processes, so that decisions do not wait for pages or reports.
 
 | process | priority | so that |
 |---|---|---|
@@ -50,7 +50,7 @@ def lower_priority_of_reports() -> None:
 
 
 def _raise_niceness(least: int) -> None:
-    """Raise the niceness to `least`; one that is higher already stays."""
+    """Raise the niceness to `least`, unless it is already higher."""
     for thread in _threads():
         with suppress(ProcessLookupError):  # the thread has ended
             os.setpriority(os.PRIO_PROCESS, thread, max(least, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -1,4 +1,4 @@
-"""Renders the templates; every value is escaped, and the parts of charts alone are markup."""
+"""Renders the templates; every value is escaped, and only charts may contain markup."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def static_files() -> dict[str, tuple[bytes, str]]:
 
 @cache
 def static_mark() -> str:
-    """A text that changes with the static files, so that browsers may keep them."""
+    """A text that changes with the static files, so that browsers can cache them."""
     return sha256(b"".join(body for body, _ in static_files().values())).hexdigest()[:12]
 
 

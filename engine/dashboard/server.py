@@ -1,4 +1,4 @@
-"""The dashboard's process: one event loop of its own, apart from those that decide."""
+"""The dashboard's process, whose event loop is separate from those that decide."""
 
 import asyncio
 import signal
@@ -40,7 +40,7 @@ def serve_dashboard(settings: Settings, listener: socket.socket) -> None:
 
 
 class _PageServer(uvicorn.Server):
-    """Ends open streams first: a stop would wait for them, then cancel them with a traceback in the log."""
+    """Ends open streams first, since a stop would wait for them and cancel them with a traceback."""
 
     def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)

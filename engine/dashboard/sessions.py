@@ -1,4 +1,4 @@
-"""The viewer's identity: signed cookies, roles, and tokens that prove that a form is ours.
+"""The viewer's identity: signed cookies, roles, and tokens that prove the origin of a form.
 
 The cookie is a `Session` as JSON with its HMAC under a secret of the data folder, so every dashboard on that folder
 accepts it and nothing has to be stored. It names the key that logged in by a digest: taking the key out of the file, or
@@ -45,7 +45,7 @@ RequestHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One browser: its random id, who logged in with which role and key, and until when (s since 1970).
+    """One browser's session: its random id, login, role and key, and its expiry (s since 1970).
 
     `role` is None before the login. `key` is a digest of the key under the secret; empty without a key. `openid` is the
     mark of the provider's settings; empty for a login with a key.
@@ -122,15 +122,15 @@ class Sessions:
         )
 
     def seal(self, pending: PendingLogin) -> str:
-        """The value of the cookie of a login that is under way."""
+        """The cookie value of a login in progress."""
         return self._seal("pending", pending)
 
     def unseal(self, cookie: str) -> PendingLogin | None:
-        """The login of a cookie; None if it is not one of ours."""
+        """The login in a cookie; None if the dashboard did not sign it."""
         return self._open("pending", cookie, PendingLogin)
 
     def log_out(self) -> Session:
-        """A session of nobody."""
+        """A session without a login."""
         return self._start(ANYONE if self.is_open else None)
 
     def encode(self, session: Session) -> str:
@@ -142,7 +142,7 @@ class Sessions:
         return self._sign("form", session.id)
 
     def require_own_form(self, session: Session, token: str, headers: RequestHeaders) -> None:
-        """Refuse a change that was not asked for by a page of ours.
+        """Refuse a change that does not come from a form of this dashboard.
 
         Raises:
             Refusal: 403.
@@ -166,11 +166,11 @@ class Sessions:
         )
 
     def _key_mark(self, digest: bytes) -> str:
-        """The name in a session of the key with this digest; empty without a key."""
+        """The mark of a key with this digest in a session; empty without a key."""
         return self._sign("key", digest.hex())[:16] if digest else ""
 
     def _is_valid(self, session: Session) -> bool:
-        """Whether the key that logged in is still good under its name, with the same role."""
+        """Whether the key of the login is still valid under its name, with the same role."""
         if self.is_open:
             return session.role == "admin"
         if session.role is None:
@@ -200,12 +200,12 @@ class Sessions:
 
 
 def has_role(session: Session, least: DashboardRole) -> bool:
-    """Whether the session may do what needs the role `least`."""
+    """Whether the session has at least the role `least`."""
     return RANKS[session.role] >= RANKS[least]
 
 
 def _is_equal(known: str, sent: str) -> bool:
-    """Whether both are equal, in constant time; `compare_digest` refuses text with other characters than ASCII."""
+    """Whether both texts are equal, compared in constant time; `compare_digest` alone takes only ASCII."""
     return hmac.compare_digest(known.encode(), sent.encode(errors="replace"))
 
 

@@ -1,4 +1,4 @@
-"""The tables of the pages: the same values are shown for people and downloaded as CSV or JSON."""
+"""The tables of the pages, shown to people and downloaded as CSV or JSON with the same values."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class TableCell(msgspec.Struct, frozen=True):
-    """One cell: its value, what people read instead of it, where it leads, and whether it is good or bad news."""
+    """One cell: its value, its text for people, its link, and whether it is good or bad news."""
 
     value: CellValue
     text: str = ""
@@ -33,7 +33,7 @@ class TableCell(msgspec.Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The text that people read."""
+        """The text for people."""
         if self.text:
             return self.text
         if self.value is None:
@@ -50,7 +50,7 @@ class TableColumn(msgspec.Struct, frozen=True):
 
 
 class DataTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table with its caption; `empty` says what to do where it has no rows."""
+    """A table with its caption; `empty` is the advice shown without rows."""
 
     name: str
     title: str
@@ -108,7 +108,7 @@ def latency_cell(seconds: float | None) -> TableCell:
 
 
 def table_csv(table: DataTable) -> bytes:
-    """The table as CSV with a header line; no text of it is a formula to a spreadsheet."""
+    """The table as CSV with a header; texts are escaped so that spreadsheets run no formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([column.name for column in table.columns])

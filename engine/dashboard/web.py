@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PageVisit:
-    """One request of a person: who, which page with which parameters, and the form that was sent."""
+    """One request of a person: identity, page, parameters, and the submitted form."""
 
     desk: Desk
     session: Session
@@ -71,7 +71,7 @@ class PageVisit:
 
     @property
     def own_address(self) -> str:
-        """The address by which the browser reached us, as `https://host`: as good as the `Host` that it sent."""
+        """The address by which the browser reached us, as `https://host`, trusting the `Host` header."""
         host = dict(self.headers).get(b"host", b"").decode("latin-1")
         return f"{'https' if self.is_secure else 'http'}://{host}"
 
@@ -93,7 +93,7 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Redirect:
-    """Another page to go to; a new session replaces the cookie.
+    """A redirection to another page; a new session replaces the cookie.
 
     `pending` is the cookie of a login that is under way; an empty one removes it.
     """
@@ -106,7 +106,7 @@ class Redirect:
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """Bytes that are not a page; `file` is the name to save them by, of any characters, empty for none."""
+    """Bytes that are not a page; `file` is the name to save them under, empty for none."""
 
     body: bytes
     media_type: str
@@ -277,7 +277,7 @@ def table_download(page: Page, query: Mapping[str, str]) -> PageAnswer:
 
 
 def _disposition(file: str) -> str:
-    """The header that saves a download by a name, by RFC 6266: a header is ASCII, so the name is encoded beside it."""
+    """The header that saves a download under a name, encoded by RFC 6266, since headers are ASCII."""
     stem, _, ending = file.rpartition(".")
     clean = _NOT_IN_FILE_NAME.sub("-", stem).strip("-.")[:MOST_NAME] or "counterpoint"
     plain = _NOT_IN_ASCII_NAME.sub("-", stem).strip("-.")[:MOST_NAME] or "counterpoint"
@@ -286,7 +286,7 @@ def _disposition(file: str) -> str:
 
 
 def _error_page(error: Exception) -> Page:
-    """The page of an error: what happened, and what to do."""
+    """The page of an error: its cause and the remedy."""
     match error:
         case Refusal():
             status, detail = error.status, error.detail

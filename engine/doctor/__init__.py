@@ -1,1 +1,1 @@
-"""Finds what is wrong with a deployment, and says what to do."""
+"""Finds the problems of a deployment and their remedies."""

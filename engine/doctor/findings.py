@@ -1,4 +1,4 @@
-"""One look at a deployment from one of its machines: settings, YAML, keys, disks, store, streams, spools, log, servers.
+"""Examines a deployment from one of its machines: settings, YAML, keys, disks, store, streams, log, servers.
 
 It changes nothing. A check that cannot be made is a finding too, with the reason.
 """

@@ -1,1 +1,1 @@
-"""Messages that are due: which customers to look at, which message waits when, and what became of each."""
+"""Due messages: customers to examine, waiting messages, and their outcomes."""

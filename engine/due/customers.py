@@ -1,4 +1,4 @@
-"""Reads customers by the keys that the roster and the indexes have, following pointers."""
+"""Reads customers by the keys in the roster and indexes, following pointers."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,20 +22,20 @@ class FoundCustomer(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """Nobody is stored under a key any more; `is_erased` if that is for good."""
+    """No customer is stored under a key any more; `is_erased` if they were erased."""
 
     is_erased: bool
 
 
 class Unreadable(NamedTuple):
-    """A customer who is being merged, or whose stored value cannot be read: to be looked at later."""
+    """A customer in a merge, or whose stored value cannot be read: to be examined later."""
 
 
 ReadCustomer = FoundCustomer | Gone | Unreadable
 
 
 async def read_customers(pipeline: RedisPipeline, keys: Iterable[ProfileKey]) -> dict[ProfileKey, ReadCustomer]:
-    """The customer that each key leads to.
+    """The customer to which each key leads.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -56,7 +56,7 @@ async def read_customers(pipeline: RedisPipeline, keys: Iterable[ProfileKey]) ->
 
 
 def keys_of(customer: FoundCustomer, hash_: KeyHasher) -> list[ProfileKey]:
-    """The keys under which messages to a customer may be stored: their own, and those that were merged into it."""
+    """The keys under which a customer's messages may be stored: their own, and those merged into it."""
     ids = customer.profile.ids
     named = (hash_(kind, value) for kind in KINDS for value in ids.get(kind, ()))
     return list(dict.fromkeys((customer.key, *named)))

@@ -1,4 +1,4 @@
-"""Deletes what is stored of erased customers to send messages.
+"""Deletes the stored messages of erased customers.
 
 A message in the state `drawn` has records with the customer's ids, and may stay in it for its life if its process died.
 The others have keyed hashes only. Deleted are messages, their places in the roster and the indexes, and their leases.
@@ -44,7 +44,7 @@ def _parse(name: str) -> SendKey:
 
 
 async def _delete(pipeline: RedisPipeline, index: DueIndex, place: SendKey) -> None:
-    """Delete one message, last of all, since it says where the rest is."""
+    """Delete one message, its own value last, since it points to the rest."""
     try:
         [stored] = await read_sends(pipeline, [place])
     except UnreadableValueError:  # its place in the index goes when it is due

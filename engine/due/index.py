@@ -1,4 +1,4 @@
-"""The customers to look at, and the messages of each channel by when they are due.
+"""The customers to examine, and each channel's messages by due time.
 
 | key | has | added to | left |
 |---|---|---|---|
@@ -35,14 +35,14 @@ _LOOKED = load_script(Path(__file__).with_name("looked.lua"))
 
 
 class Look(NamedTuple):
-    """A customer to look at, and when (s since 1970)."""
+    """A customer to examine, and the time (s since 1970)."""
 
     key: ProfileKey
     at: float
 
 
 class LeasedPage(NamedTuple):
-    """The messages that a take leased, their times before it, and what is left of the capacity (None: no limit)."""
+    """The leased messages, their former times, and the remaining capacity (None: no limit)."""
 
     places: list[SendKey]
     times: list[float]
@@ -50,13 +50,13 @@ class LeasedPage(NamedTuple):
 
 
 class DueIndex:
-    """The indexes in one Redis. Every method raises StoreUnavailable where Redis does not answer in time."""
+    """The indexes in one Redis. Every method raises StoreUnavailable if Redis does not answer in time."""
 
     def __init__(self, pipeline: RedisPipeline) -> None:
         self._pipeline = pipeline
 
     async def note(self, keys: Iterable[ProfileKey], at: float) -> None:
-        """Put customers on the roster, to be looked at at `at` (s since 1970)."""
+        """Put customers on the roster, to be examined at `at` (s since 1970)."""
         by_shard: dict[int, list[ProfileKey]] = {}
         for key in keys:
             by_shard.setdefault(shard_of(key), []).append(key)
@@ -71,7 +71,7 @@ class DueIndex:
         await asyncio.gather(*commands)
 
     async def note_later(self, looks: Iterable[Look]) -> None:
-        """Look at customers of the roster at these times; an earlier look stands, and finds when to look next."""
+        """Examine customers of the roster at these times; an earlier time stays and then finds the next one."""
         by_shard: dict[int, list[str]] = {}
         for look in looks:
             by_shard.setdefault(shard_of(look.key), []).extend((repr(look.at), look.key))
@@ -80,12 +80,12 @@ class DueIndex:
         )
 
     async def forget(self, keys: Iterable[ProfileKey]) -> None:
-        """Take erased customers off the roster."""
+        """Remove erased customers from the roster."""
         places = [(key, roster(shard_of(key))) for key in keys for roster in (keyspace.roster, keyspace.roster_looks)]
         await asyncio.gather(*(self._pipeline.send("ZREM", name, key) for key, name in places))
 
     async def list_looks(self, now: float, limit: int) -> list[Look]:
-        """Up to `limit` customers of each shard whose look is due, the earliest first."""
+        """Up to `limit` customers of each shard who are due to be examined, the earliest first."""
         command = ("-inf", repr(now), "WITHSCORES", "LIMIT", 0, limit)
         replies = await asyncio.gather(
             *(self._pipeline.send("ZRANGEBYSCORE", keyspace.roster_looks(shard), *command) for shard in range(SHARDS))
@@ -93,20 +93,20 @@ class DueIndex:
         return [look for reply in replies for look in _looks(reply)]
 
     async def end_look(self, look: Look, next_look: float | None, *, is_gone: bool) -> None:
-        """Store when to look at a customer next; one who `is_gone` leaves the roster. A newer note stands."""
+        """Store a customer's next time; one who `is_gone` leaves the roster. A newer note stays."""
         shard = shard_of(look.key)
         later = "" if next_look is None else repr(next_look)
         keys = (keyspace.roster_looks(shard), keyspace.roster(shard))
         await self._pipeline.call(_LOOKED, keys, (look.key, repr(look.at), later, "1" if is_gone else "0"))
 
     async def read_page(self, shard: int, after: str, limit: int) -> list[ProfileKey]:
-        """The customers of a shard that follow `after`, in the order of their keys."""
+        """The customers of a shard after the key `after`, in key order."""
         start = f"({after}" if after else "-"
         reply = await self._pipeline.send("ZRANGEBYLEX", keyspace.roster(shard), start, "+", "LIMIT", 0, limit)
         return [key.decode() for key in _texts(reply)]
 
     async def read_progress(self, names: Sequence[str]) -> list[str]:
-        """The progress of each of these; empty where it has not begun."""
+        """The progress of each of these; empty if it has not begun."""
         if not names:
             return []
         reply = await self._pipeline.send("HMGET", keyspace.ROSTER_PROGRESS, *names)
@@ -115,18 +115,18 @@ class DueIndex:
         return [value.decode() if isinstance(value, bytes) else "" for value in reply]
 
     async def store_progress(self, name: str, progress: str) -> None:
-        """Store how far one has come."""
+        """Store the progress of one campaign's day."""
         await self._pipeline.send("HSET", keyspace.ROSTER_PROGRESS, name, progress)
 
     async def forget_progress(self, current: Iterable[str]) -> None:
-        """Drop what is stored of campaigns' days that are over: all but `current` and `moments`."""
+        """Delete the progress of days that are over: all but `current` and `moments`."""
         reply = await self._pipeline.send("HKEYS", keyspace.ROSTER_PROGRESS)
         stale = {name.decode() for name in _texts(reply)} - {MOMENTS, *current}
         if stale:
             await self._pipeline.send("HDEL", keyspace.ROSTER_PROGRESS, *stale)
 
     async def note_all(self, now: float) -> int:
-        """Note every stored customer, after a change of what is sent; returns how many keys there were."""
+        """Put every stored customer on the roster after a change of the plan; returns the number of keys."""
         noted = 0
         async for names in self._pipeline.scan(keyspace.profile("[0-9a-f]" * 24)):
             keys = [name[4:-1] for name in names]  # of `cp:{KEY}`
@@ -135,11 +135,11 @@ class DueIndex:
         return noted
 
     async def forget_noted(self) -> None:
-        """Let the next step note all customers."""
+        """Mark all customers to be put on the roster in the next step."""
         await self._pipeline.send("HDEL", keyspace.ROSTER_PROGRESS, MOMENTS)
 
     async def add(self, channel: str, place: SendKey, at: float) -> None:
-        """Let a message of a channel be due at `at` (s since 1970), in place of an earlier time."""
+        """Store that a message of a channel is due at `at` (s since 1970), replacing an earlier time."""
         await self._pipeline.send("ZADD", keyspace.due(channel), repr(at), place.member)
 
     async def remove(self, channel: str, place: SendKey) -> None:
@@ -165,7 +165,7 @@ class DueIndex:
         return [SendKey.parse(member) for member in _texts(reply)]
 
     async def give_back(self, channel: str, taken: float, count: int = 1) -> None:
-        """Give messages that were not sent back to the capacity of the minute in which they were taken."""
+        """Return unsent messages to the capacity of the minute in which they were taken."""
         await self._pipeline.send("HINCRBY", keyspace.due_capacity(channel), int(taken // 60), -count)
 
     async def count_due(self, channel: str, now: float) -> int:

@@ -1,4 +1,4 @@
-"""One message of one cause to one customer: its states, and how they are stored.
+"""One message of one cause to one customer: its states and its stored form.
 
 | state | is | from | when |
 |---|---|---|---|
@@ -90,14 +90,14 @@ class SendKey(NamedTuple):
 
 
 class StoredSend(NamedTuple):
-    """A message as it was read: `value` is what a change of it replaces."""
+    """A message as read; a change of it must replace exactly `value`."""
 
     send: Send | None
     value: bytes
 
 
 def unreleased_ids(send: Send) -> list[str]:
-    """The decisions of a message whose claims nobody has confirmed and somebody may have to release."""
+    """The decisions of a message whose unconfirmed claims may still have to be released."""
     is_void = send.state in ("waiting", "leased", "dropped") and send.decision_id
     return [*send.owed, send.decision_id] if is_void else send.owed
 
@@ -120,7 +120,7 @@ async def read_sends(pipeline: RedisPipeline, places: Sequence[SendKey]) -> list
 
 
 async def replace_send(pipeline: RedisPipeline, place: SendKey, before: bytes, after: Send, now: float) -> bytes | None:
-    """Store a message in place of the value `before`; the stored value, None if another process was faster.
+    """Store a message in place of the value `before`; returns the stored value, None if another process was faster.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.

@@ -1,4 +1,4 @@
-"""State *announced*: the stream of erasures, by which servers, collectors and learners learn what to delete.
+"""State *announced*: the stream of erasures from which servers, collectors and learners read what to delete.
 
 An entry of `keyspace.ERASURES` has two fields:
 

@@ -95,7 +95,7 @@ def _connect(path: Path) -> closing[sqlite3.Connection]:
 
 
 def _customers(db: sqlite3.Connection) -> Iterator[str]:
-    """The customers in every table that has a column for them or stores records; some more than once."""
+    """The customers in all tables with a customer column or stored records, with repetitions."""
     columns = "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = ?"
     # SQLite binds values, not names of tables. These names are those of the learner's own schema, and they are quoted.
     for (table,) in db.execute(columns, ["customer"]).fetchall():
@@ -120,14 +120,14 @@ def _delete_records(
     ids: Collection[str],
     decisions: Collection[str],
 ) -> int:
-    """Delete the (row id, encoded record) pairs that belong to `ids`; returns how many."""
+    """Delete the (row id, encoded record) pairs that belong to `ids`; returns their number."""
     rows = [(row,) for row, payload in stored if _belongs_to(decode(payload), ids, decisions)]
     db.executemany(statement, rows)
     return len(rows)
 
 
 def _belongs_to(record: AnyRecord, ids: Collection[str], decisions: Collection[str]) -> bool:
-    """Whether a record is of the customers `ids`, or a reward of one of their `decisions`."""
+    """Whether a record belongs to the customers `ids`, or is a reward of one of their `decisions`."""
     if isinstance(record, QuarantineRecord):
         return _belongs_to(decode(record.body), ids, decisions)
     if isinstance(record, RewardRecord):

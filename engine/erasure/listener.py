@@ -1,4 +1,4 @@
-"""Erases in a log, beside its collector, what servers announce: states *log rewritten* and *settled*.
+"""Erases announced customers from a log, beside its collector: states *log rewritten* and *settled*.
 
 A server knows neither where every log is nor when the last record in flight has arrived. So the eraser reads the
 announcements, rewrites the log, and only later writes the stream position to `LOG/.erasures`: once the streams have no
@@ -69,7 +69,7 @@ class LogEraser:
         """Rewritten erasures: the time of the last record that each covers, and its position."""
 
     def step(self, now: float) -> int:
-        """Erase what was announced since the last step, and settle what can be; returns the number of rows deleted.
+        """Erase customers announced since the last step, settle finished erasures; returns the number of deleted rows.
 
         Args:
             now: seconds since 1970.
@@ -135,7 +135,7 @@ def _nodes(client: StreamClient) -> Iterator[Redis]:
 
 
 def _search_log(log: Path, digests: Collection[str], stop: Event | None) -> tuple[set[str], set[FileId]]:
-    """The identifiers in the log that have one of these digests, and the files in which none has."""
+    """The log's identifiers with one of these digests, and the files without any."""
     names: set[str] = set()
     unaffected: set[FileId] = set()
     other_names: set[int] = set()

@@ -46,12 +46,12 @@ def erase_from_log(log: Path, ids: Collection[str], now: float) -> int:
 
 
 def delete_partials(log: Path) -> None:
-    """Delete the statistics that reports stored by day, which name customers; the next report makes them again."""
+    """Delete reports' daily statistics, which name customers; the next report computes them again."""
     shutil.rmtree(log / PARTIALS_FOLDER, ignore_errors=True)
 
 
 def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] = (), stop: Event | None = None) -> int:
-    """Delete the rows of `ids` from the files of the log that are not known to be `unaffected`.
+    """Delete the rows of `ids` from the log's files, except those known to be `unaffected`.
 
     Returns:
         The number of rows deleted.
@@ -79,7 +79,7 @@ def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] =
 
 
 def files_to_search(log: Path, table: LogTable, unaffected: Container[FileId], stop: Event | None) -> Iterator[Path]:
-    """The files of a table that are not known to be `unaffected`, at last those that appeared meanwhile.
+    """The files of a table not known to be `unaffected`, those that appeared meanwhile last.
 
     Raises:
         StoppedError: if `stop` was set before the end.
@@ -158,14 +158,14 @@ class _FileEraser:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _count_deletions(self) -> int | None:
-        """The number of rows to delete; None without a change, 0 if only a device is removed from others' rows."""
+        """The number of rows to delete; None without a change, 0 if only others' devices are removed."""
         rows = parquet.read_table(self._path, self._columns)
         count: int = rows.num_rows - (pc.sum(self._stays(rows)).as_py() or 0)
         names_device = "device" in self._columns and pc.any(_made_on(rows, self._ids)).as_py()
         return count if count or names_device else None
 
     def _without_erased(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows that stay, without the device of an erased customer."""
+        """The remaining rows, without an erased customer's device."""
         rows = batch.filter(self._stays(batch))
         return without_device(rows, _made_on(rows, self._ids)) if "device" in rows.schema.names else rows
 
@@ -204,5 +204,5 @@ def _rows_of_others(
 
 
 def _made_on(rows: pa.RecordBatch | pa.Table, ids: Collection[str]) -> pa.Array:
-    """Tests for each row whether it was decided on a device among `ids`."""
+    """Tests for each row whether its decision was made on a device among `ids`."""
     return pc.is_in(rows["device"], pa.array(sorted(ids), pa.string()))

@@ -1,4 +1,4 @@
-"""Exports or erases the customer that an identifier names: transitions to *announced*, *tombstoned* and *swept*.
+"""Exports or erases the customer named by an identifier: transitions to *announced*, *tombstoned* and *swept*.
 
 A tombstone lives for `tombstone_life` under the keyed hash of each identifier and names nobody. Events that arrive for
 it are refused. The note of a begun erasure is a msgpack array, stored in the hash `keyspace.UNFINISHED_ERASURES`:
@@ -79,7 +79,7 @@ _decode = msgspec.msgpack.Decoder(_BegunErasure).decode
 
 
 async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
-    """The stored data of the customer that `identifier` names, None if there is none.
+    """The stored data of the customer that `identifier` names; None if there is none.
 
     Raises:
         BadInput: if `identifier` is a placeholder.
@@ -113,7 +113,7 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsew
 
 
 async def finish_erasures(store: ProfileStore, now: float, *also: DeleteElsewhere) -> int:
-    """Complete the erasures that a crash interrupted and sweep again after the others; returns how many there were.
+    """Complete interrupted erasures, and sweep completed ones again; returns the number of the former.
 
     Call it every few seconds with the `also` of `erase_profile`. It is idempotent, so several servers may run it.
     """
@@ -143,7 +143,7 @@ def _require_identifier(store: ProfileStore, identifier: str) -> None:
 
 
 async def _keys_without_tombstone(wire: RedisPipeline, begun: _BegunErasure) -> list[ProfileKey]:
-    """The keys of an erasure that was interrupted before its customer's tombstone; empty if that is there.
+    """The keys of an erasure interrupted before the customer's tombstone; empty if it exists.
 
     A device's entry that points to a later customer is left out: another person may have logged in on it meanwhile.
     """
@@ -192,7 +192,7 @@ async def _begin(
 
 
 async def _absorbed_alone(store: ProfileStore, profile: Profile) -> list[ProfileKey]:
-    """The keys of the visitors that a profile absorbed, but for browsers that are customers of their own again.
+    """The keys of visitors that a profile absorbed, except browsers that are customers again.
 
     Others that the profile names may be of a browser that another customer was a visitor on.
     """
@@ -204,7 +204,7 @@ async def _absorbed_alone(store: ProfileStore, profile: Profile) -> list[Profile
 
 
 async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _BegunErasure) -> None:
-    """Replace the customer's pointers, and the profiles being merged into theirs, by tombstones."""
+    """Replace the customer's pointers, and profiles being merged into theirs, by tombstones."""
     pointer = b">" + begun.key.encode() if begun.key else TOMBSTONE
     await asyncio.gather(*(write_tombstone(wire, entry, pointer, rules) for entry in begun.entries))
     for source, target in (await read_begun_merges(wire)).items() if begun.key else ():
@@ -215,7 +215,7 @@ async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _Begu
 async def _sweep(
     wire: RedisPipeline, erased: Sequence[_BegunErasure], now: float, also: Iterable[DeleteElsewhere]
 ) -> None:
-    """Delete messages to the erased and their pending decisions, and what the `also` functions store.
+    """Delete the erased customers' messages and pending decisions, and the data of the `also` functions.
 
     With the decisions go the holds that they have in stocks and budgets.
     """

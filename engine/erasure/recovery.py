@@ -1,4 +1,4 @@
-"""Repeats what a crash interrupted in the store: merges of customers, and erasures up to *swept again*.
+"""Repeats work in the store that a crash interrupted: merges of customers, and erasures up to *swept again*.
 
 Every server runs both loops. Merges and erasures are idempotent, so servers need not agree on who does one.
 """

@@ -1,4 +1,4 @@
-"""The customers an experiment would have let in, and when: the log's visits decided again as if it had run."""
+"""The customers that an experiment would have admitted, by deciding the log's visits again."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -42,7 +42,7 @@ def draft_plans(specs: Specs, key: str) -> dict[str, Plan]:
 
 
 def first_arrivals(plan: Plan, key: str, traces: Iterable[Trace]) -> dict[str, float]:
-    """When each customer would first have had a variant, in seconds since 1970.
+    """The time (s since 1970) at which each customer would first have had a variant.
 
     Args:
         plan: with the experiment running.

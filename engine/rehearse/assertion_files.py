@@ -37,7 +37,7 @@ ANY_OFFER = "name an offer or a list, null for nothing, or one of only, may, nev
 
 
 class Assertion(NamedTuple):
-    """One assertion of a file: where it stands, how it is called, what it says."""
+    """One assertion of a file: its place, name and content."""
 
     file: str
     path: str
@@ -46,7 +46,7 @@ class Assertion(NamedTuple):
 
 
 def read_assertions(folder: Path, specs: Specs) -> list[Assertion]:
-    """The assertions in `tests/` of a folder, in the order of its files; none without that folder.
+    """The assertions in `tests/` of a folder, in file order; empty without that folder.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
@@ -77,7 +77,7 @@ def read_assertions(folder: Path, specs: Specs) -> list[Assertion]:
 
 
 def parse_sentence(text: str) -> AssertionSpec | None:
-    """The assertion that a sentence stands for; None if it is no such sentence."""
+    """The assertion that a sentence expresses; None for another sentence."""
     match = SENTENCE.fullmatch(" ".join(text.rstrip(".").split()))
     if match is None:
         return None
@@ -94,7 +94,7 @@ def parse_sentence(text: str) -> AssertionSpec | None:
 
 
 def _describe(one: AssertionSpec | str) -> str:
-    """The name of an assertion that has none."""
+    """The default name of an assertion."""
     if isinstance(one, str):
         return one
     if one.expect is None:
@@ -113,7 +113,7 @@ def as_flow(value: object) -> str:
 
 
 def _check_assertion(spec: AssertionSpec, specs: Specs) -> Iterator[FieldProblem]:
-    """Yield what is wrong with an assertion that is well formed: its combination of keys, and its names."""
+    """Yield the problems of a well-formed assertion: its combination of keys, and its names."""
     if (spec.expect is None) == (spec.customers is None):
         yield (
             "",
@@ -155,7 +155,7 @@ def _check_customers(spec: AssertionSpec, who: SampledCustomers, specs: Specs) -
 
 
 def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Specs) -> Iterator[FieldProblem]:
-    """Yield the mistakes in what is expected of one experiment, flag or placement, or of the power."""
+    """Yield the problems of what is expected of one experiment, flag or placement, or of the power."""
     placements = {one.key for one in specs.channels.placements}
     if key == POWER:
         yield from _check_power(value, spec, specs)
@@ -183,7 +183,7 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
 
 
 def _says_nothing(value: object, kind: type[ExpectedVariant | ExpectedOffers]) -> bool:
-    """Whether a mapping leaves out, or leaves empty, all that can be expected: every decision would meet it."""
+    """Whether a mapping omits every expectation, so that each decision would meet it."""
     if not isinstance(value, Mapping):
         return False
     try:
@@ -193,7 +193,7 @@ def _says_nothing(value: object, kind: type[ExpectedVariant | ExpectedOffers]) -
 
 
 def _lists_of_variants(value: object) -> Iterator[object]:
-    """Yield the lists of which one variant is enough; an empty one would be met by every decision."""
+    """Yield the lists of alternative variants; every decision would meet an empty one."""
     for one in (value, value.get("variant") if isinstance(value, Mapping) else None):
         if isinstance(one, list):
             yield one
@@ -222,13 +222,13 @@ def measured_experiments(specs: Specs) -> dict[str, ExperimentSpec]:
 
 
 def power_fields(value: Mapping[str, object]) -> dict[str, dict[str, object]]:
-    """`{conversion: 0.8, days: 14}` with its metrics apart from the other keys."""
+    """`{conversion: 0.8, days: 14}` as its metrics and its other keys."""
     others: dict[str, object] = {name: value[name] for name in ("days", "effect") if name in value}
     return {"metrics": {name: one for name, one in value.items() if name not in others}, **others}  # type: ignore[dict-item]
 
 
 def expected_variants(value: object) -> list[object]:
-    """The variants or values of which one is expected; None stands for no variant."""
+    """The expected variants or values, of which one must be given; None stands for no variant."""
     if isinstance(value, Mapping):
         return expected_variants(value["variant"]) if "variant" in value else []
     return list(value) if isinstance(value, list) else [value]

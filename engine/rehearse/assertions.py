@@ -1,4 +1,4 @@
-"""Decides what assertions ask for, and says of each whether it holds: given what, expected what, got what, and why.
+"""Decides what assertions describe, and reports for each the input, the expectation, the result and the reason.
 
 Everything is decided by the `decide` that serves requests, without a store: limits that the store counts (caps, stocks,
 budgets) are open, and policies are as before learning. Their arms are those that may be shown, whatever was learnt.
@@ -33,7 +33,7 @@ TRIED = 100
 
 
 class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether one expectation holds. `why` is empty where it does; `ramps` says at which step each ramp was judged.
+    """Whether one expectation is met. `why` is empty if it is; `ramps` has the step of each ramp.
 
     One that this installation cannot judge is neither: `judged` is false, and `why` has the remedy.
     """
@@ -50,7 +50,7 @@ class AssertionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PowerFinding(msgspec.Struct, frozen=True):
-    """The power of an experiment by one metric after some days, None where it cannot be computed, and the reason.
+    """An experiment's power by one metric after some days; None with the reason if it cannot be computed.
 
     `judged` is false where this installation cannot compute any power.
     """
@@ -68,7 +68,7 @@ PowerOf = Callable[[Specs, str, str, float, float | None], PowerFinding]
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """One assertion as it is decided: its plan (drafts that it names run), its time, and its customers."""
+    """One assertion to decide: its plan (with named drafts running), its time, and its customers."""
 
     assertion: Assertion
     plan: Plan
@@ -85,7 +85,7 @@ def check_assertions(
     *,
     ramped: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[AssertionResult]:
-    """Yield a result for each expectation of each assertion, in their order.
+    """Yield a result for each expectation of each assertion, in order.
 
     Args:
         assertions: as read.
@@ -116,7 +116,7 @@ def check_assertions(
 
 
 def _check_experiment(asked: _Asked, key: str, value: object) -> AssertionResult:
-    """Whether every tried customer gets what is expected of an experiment or a flag."""
+    """Whether every tried customer gets the expected variant of an experiment or a flag."""
     wanted = msgspec.convert(value, ExpectedVariant) if isinstance(value, Mapping) else ExpectedVariant()
     variants = expected_variants(value)
     got: Counter[str] = Counter()
@@ -137,7 +137,7 @@ def _check_experiment(asked: _Asked, key: str, value: object) -> AssertionResult
 
 
 def _why_variant(asked: _Asked, key: str, decision: Decision) -> str:
-    """Why a customer has what they have of an experiment, in a sentence."""
+    """A sentence with the reason for a customer's variant."""
     answer = decision.answer.experiments[key]
     spec = asked.specs.experiments[key]
     if answer.reason == "audience" and spec.audience:
@@ -181,7 +181,7 @@ def _unmet(asked: _Asked, audience: Mapping[str, object], decision: Decision) ->
 
 
 def _check_placement(asked: _Asked, key: str, value: object) -> AssertionResult:
-    """Whether a placement may show what is expected to every tried customer, and nothing else."""
+    """Whether a placement may show exactly the expected offers to every tried customer."""
     if isinstance(value, Mapping):
         wanted = msgspec.convert(value, ExpectedOffers)
     else:
@@ -207,7 +207,7 @@ def _check_placement(asked: _Asked, key: str, value: object) -> AssertionResult:
 
 
 def _check_power(asked: _Asked, value: object, power_of: PowerOf) -> Iterator[AssertionResult]:
-    """Yield whether each experiment has the power that is asked for."""
+    """Yield whether each experiment has the expected power."""
     fields = power_fields(value) if isinstance(value, Mapping) else {}
     wanted = msgspec.convert(fields, ExpectedPower, strict=False)
     named, specs = asked.assertion.spec.experiment, asked.specs
@@ -251,7 +251,7 @@ def _check_sample(asked: _Asked, sample: list[SampledCustomer]) -> Iterator[Asse
 def _decisions(
     asked: _Asked, key: str, *, experiments: list[str] | None = None, placements: list[str] | None = None
 ) -> Iterator[Decision]:
-    """Yield a decision for the customer of the assertion, or for each of `TRIED` ids with the traits that it gives."""
+    """Yield a decision for the assertion's customer, or for each of `TRIED` ids with its traits."""
     spec, plan = asked.assertion.spec, asked.plan
     experiment = plan.experiments.get(key)
     channel = spec.channel or channel_of(plan, key, None if experiment else key)
@@ -273,7 +273,7 @@ def _decisions(
 
 
 def _needs_store(plan: Plan, key: str) -> bool:
-    """Whether an experiment, or a rule of it, is by store."""
+    """Whether the unit of an experiment, or of one of its rules, is the store."""
     experiment = plan.experiments.get(key)
     if experiment is None:
         return False
@@ -286,7 +286,7 @@ def _customer(spec: AssertionSpec, name: str) -> SampledCustomer:
 
 
 def _is_it(wanted: object, variant: str | None, value: object) -> bool:
-    """Whether a variant is what is expected: by its key, or else by its value."""
+    """Whether a variant is the expected one, by key or else by value."""
     if wanted is None or variant is None:
         return wanted is None and variant is None
     return wanted == variant or (wanted == value and isinstance(wanted, bool) == isinstance(value, bool))
@@ -297,14 +297,14 @@ def _as_list(value: object) -> list[object]:
 
 
 def _counts(got: Counter[str]) -> str:
-    """What was got, with how often where it differs."""
+    """The results, with the number of each if they differ."""
     if len(got) == 1:
         return next(iter(got))
     return ", ".join(f"{count} x {what}" for what, count in got.most_common())
 
 
 def _ramp_steps(plan: Plan, experiments: Iterable[str]) -> Iterator[str]:
-    """Yield the step of each ramp that holds itself, of these experiments and their rules."""
+    """Yield the step of each held ramp of these experiments and their rules."""
     flags = [plan.experiments[key] for key in experiments if key in plan.experiments]
     for one in (found for flag in flags for found in (flag, *(rule.experiment for rule in flag.rules))):
         if one.held_steps:

@@ -1,4 +1,4 @@
-"""Finds what changed an answer to one customer: a line of YAML, or a snapshot of a policy.
+"""Finds the cause of a changed answer to one customer: a line of YAML, or a policy's snapshot.
 
 Two logged decisions of the customer are compared, an early and a late one. The late one is replayed as `explain` does,
 under the plans that ran between them in their order, then with the snapshots between them. The last change counts: the
@@ -41,7 +41,7 @@ _COLUMNS = ["decision_id", "time", "customer", "key", "variant", "reason", "plan
 
 
 class SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one logged decision gave under a key; `time` in seconds since 1970."""
+    """The answer of one logged decision under a key; `time` in seconds since 1970."""
 
     decision_id: str
     time: float
@@ -52,7 +52,7 @@ class SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoundChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What changed an answer, and the decisions before and after it.
+    """The cause of a changed answer, and the decisions before and after it.
 
     Of a plan, `lines` each change the answer alone; where none does, they are all that differ. `since` is when the plan
     or the snapshot that changes it began to run, None of a plan that had run before; `author` changed its files last.
@@ -73,7 +73,7 @@ class FoundChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Replay(NamedTuple):
-    """The late decision, to be made again."""
+    """The later decision, to be repeated."""
 
     rows: Sequence[FoundRow]
     trace: traces.Trace
@@ -82,7 +82,7 @@ class _Replay(NamedTuple):
     client: StreamClient
 
     def outcome(self, plan: Plan, learnt: dict[str, Snapshot] | None = None) -> ReplayOutcome:
-        """What the decision would give under a plan; by default with the snapshots that it had."""
+        """The decision's answer under a plan, by default with its own snapshots."""
         trace = self.trace
         plan = replace(plan, paused=frozenset(trace.paused), ramped=trace.ramped)
         if learnt is None:
@@ -111,7 +111,7 @@ def bisect_customer(
     first: str | None = None,
     last: str | None = None,
 ) -> FoundChange:
-    """Find what changed an answer to a customer.
+    """Find the cause of a changed answer to a customer.
 
     Args:
         log: the Parquet log's folder.
@@ -141,7 +141,7 @@ def bisect_customer(
 
 
 def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
-    """The change between two plans, None where the early plan would give the late answer too."""
+    """The change between two plans; None if the early plan also gives the late answer."""
     ran = _plans_between(archive, found.before, found.after)
     if len(ran) < 2:
         return None
@@ -175,7 +175,7 @@ def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChan
 
 
 def _find_snapshot(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
-    """The snapshot from which on the policy gives the late answer; None where the earliest one between them does.
+    """The first snapshot with which the policy gives the late answer; None if the earliest one does.
 
     Where a snapshot is not stored any more and no other did, the cause is `other`, and the text says so.
     """
@@ -209,7 +209,7 @@ def _find_snapshot(late: _Replay, archive: Archive, found: FoundChange) -> Found
 
 
 def find_last_change(steps: Sequence[Step], gives: Callable[[Step], bool]) -> tuple[Step, Step] | None:
-    """The last two neighbours, the earlier of which does not give what the last step gives, and the later does.
+    """The last two neighbours of which only the later one gives the last step's answer.
 
     An answer may change several times, so a binary search could find an earlier change that was undone. None where the
     first step gives it already, or the last does not.
@@ -220,7 +220,7 @@ def find_last_change(steps: Sequence[Step], gives: Callable[[Step], bool]) -> tu
 
 
 def _plans_between(archive: Archive, before: SeenAnswer, after: SeenAnswer) -> list[ArchivedPlan]:
-    """The archived plans of two answers and those that first ran between them, in their order.
+    """The archived plans of two answers, and those that first ran between them, in order.
 
     A plan that ran again, as after a rollback, is archived with its first time only.
     """
@@ -237,7 +237,7 @@ def _plans_between(archive: Archive, before: SeenAnswer, after: SeenAnswer) -> l
 
 
 def _files_of(archive: Archive, plan: ArchivedPlan) -> dict[str, bytes]:
-    """The files of a plan, with the plans that its holdouts keep."""
+    """The files of a plan, including the plans that its holdouts keep."""
     files = read_archived_files(archive.directory, plan)
     return files | read_kept_plans(plan.folder, files, archive.directory)[0]
 

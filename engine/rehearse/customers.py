@@ -1,4 +1,4 @@
-"""Customers for previews and dry runs, read from a file or made up, never from the store."""
+"""Customers for previews and dry runs, read from a file or generated, never from the store."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs visits through the same `decide` that serves requests, with caps, stock and budgets counted in memory."""
+"""Runs visits through the served `decide`, with caps, stock and budgets counted in memory."""
 
 import heapq
 from collections import Counter, defaultdict
@@ -29,7 +29,7 @@ Visit = tuple[float, DecideRequest, Profile]
 
 
 class OutcomeShare(msgspec.Struct, frozen=True, kw_only=True):
-    """The visits and customers with one outcome: a variant, an offer, or the reason for neither.
+    """The visits and customers with one outcome: a variant, an offer, or a reason for neither.
 
     `share` is that of all visits, of which one that is shown a list has several outcomes; `value` is the mean value of
     the offers shown.
@@ -105,7 +105,7 @@ def visits_of_sample(
 
 
 def visits_of_log(plan: Plan, key: str, logged: Iterable[Visit]) -> Iterator[Visit]:
-    """The logged visits on a channel of the experiment or the placement, restricted to requesting only that.
+    """The logged visits on a channel of the experiment or placement, reduced to that request.
 
     Raises:
         BadInput: if `key` is neither.
@@ -170,7 +170,7 @@ def dry_run(
 
 
 def _outcomes(key: str, decision: Decision) -> dict[str, float]:
-    """The results of the visit, each with its value: a variant, an offer, or each offer of a list."""
+    """The outcomes of a visit, each with its value: a variant, an offer, or each offer of a list."""
     if key in decision.assigned:
         answer = decision.answer.experiments[key]
         shown = (choice for _, choice in decision.items() if not choice.is_silent)
@@ -186,7 +186,7 @@ def _outcome(choice: Choice) -> tuple[str, float]:
 
 
 class _OutcomeCounts:
-    """The visits, customers and offer values of each outcome, and the visits that each gate closed an offer in."""
+    """The visits, customers and offer values of each outcome, and visits with an offer closed by each gate."""
 
     def __init__(self) -> None:
         self._total = 0

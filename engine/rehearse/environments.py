@@ -1,4 +1,4 @@
-"""Compares policies in simulated shops, whose true reward probabilities are known, by their regret.
+"""Compares policies by their regret in simulated shops with known reward probabilities.
 
 The regret of a run is the sum, over its decisions, of the best offer's expected reward less that of the offer shown.
 Every policy of a comparison sees the same customers and the same random draws: run `r` is drawn from `seed + r`.
@@ -106,7 +106,7 @@ def _make_environment(name: str, rounds: int, seed: int) -> Environment:
 
 
 def _enter(name: str, spec: PolicySpec, environment: str, shop: Environment) -> tuple[Bandit, Environment]:
-    """An untrained policy, and the environment as the policy observes it.
+    """An untrained policy, and the environment in the form that it observes.
 
     A contextual policy gets a constant context where the shop has none. The last column of `channels` is the group:
     a policy that pools reads it, for the others it is dropped.

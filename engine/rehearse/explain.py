@@ -56,7 +56,7 @@ class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The key, or the name of the item."""
+        """The key, or the name of the list item."""
         return item_name(self.key, self.position)
 
 
@@ -82,7 +82,7 @@ class ReplayedDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class _RecordedPolicy(Bandit):
-    """A policy without a snapshot, restricted to its recorded probabilities in one decision.
+    """A policy without a snapshot, limited to its recorded probabilities in one decision.
 
     `recorded` has those of each position of a list, the first one first: the set of candidates tells which is asked.
     """
@@ -150,7 +150,7 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
 
 
 def find_logged_rows(log: Path, client: StreamClient, decision_id: str) -> list[FoundRow]:
-    """The rows of a decision: from the log, or from the streams, where it is until the collector has taken it.
+    """The rows of a decision from the log, or from the streams until the collector has taken it.
 
     Raises:
         BadInput: if it is in neither.
@@ -222,7 +222,7 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
 def read_snapshots_of(
     plan: Plan, client: StreamClient, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Snapshot]]:
-    """Yield the policies that a decision had, by selection of a plan: from the store, or as its record has them.
+    """Yield a decision's policies by selection of a plan, from the store or from its record.
 
     As in a server, a selection for which a snapshot means something else starts from its prior.
     """
@@ -270,7 +270,7 @@ def _draws_of(row: LoggedRow) -> Iterator[_Draw]:
 
 
 def _policy_chances(recorded: Mapping[str, float], arms: Sequence[str]) -> Mapping[str, float]:
-    """The policy's probabilities of a record, which may have those of a held-out placement beside silence.
+    """The policy's recorded probabilities, without a holdout's share of silence.
 
     The repetition holds out again. To a campaign's policy silence is an arm.
     """

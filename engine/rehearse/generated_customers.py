@@ -1,4 +1,4 @@
-"""Makes up customers whose traits and consents come from the values that a shop's conditions compare.
+"""Generates customers whose traits and consents have the values that a shop's conditions compare.
 
 Every trait that a condition names is drawn from the values around its operands: those of a list, a number and its
 neighbours, a date and the days beside it, or nothing. The trait of a unit has one of 50 ids, or none. Half of the
@@ -43,7 +43,7 @@ TraitOptions = Mapping[str, Sequence[TraitValue]]
 
 
 def make_customers(number: int, *shops: Specs, now: float = 0.0, key: str | None = None) -> list[SampledCustomer]:
-    """Customers `c-0`, `c-1` … for the conditions of these shops; without shops their profiles are empty.
+    """Customers `c-0`, `c-1` … for these shops' conditions; without shops their profiles are empty.
 
     Args:
         number: how many.
@@ -83,7 +83,7 @@ def _conditions(shops: Sequence[Specs]) -> Iterator[Mapping[str, object]]:
 
 
 def _audience(shops: Sequence[Specs], key: str) -> Mapping[str, object]:
-    """The audience of an experiment together with those of its prerequisites; empty where there is none."""
+    """The audience of an experiment combined with its prerequisites'; empty if there is none."""
     for shop in shops:
         if key in shop.experiments:
             needed, parts = [key], []
@@ -144,7 +144,7 @@ def _pick(draw: str, trait: str, options: Sequence[TraitValue]) -> TraitValue:
 
 
 def _recipes(condition: Mapping[str, object], values: TraitOptions) -> Iterator[TraitOptions]:
-    """For each alternative of a condition the traits that it names, with the values that meet it.
+    """For each alternative of a condition, its traits with values that meet it.
 
     An alternative that no value meets, such as a pattern or the time of day, gives no recipe for that trait.
     """
@@ -165,7 +165,7 @@ def _recipes(condition: Mapping[str, object], values: TraitOptions) -> Iterator[
 
 
 def _alternatives(condition: Mapping[str, object]) -> Iterator[list[Mapping[str, object]]]:
-    """The conjunctions, each a list of terms, of which one must hold."""
+    """The conjunctions, as lists of terms, of which at least one must be true."""
     found: list[list[Mapping[str, object]]] = [[]]
     for term in conjuncts(condition):
         parts = term.get("$or")
@@ -186,7 +186,7 @@ def _nested(trait: str, value: TraitValue) -> Mapping[str, object]:
 
 
 def _list_values(condition: object, now: float) -> Iterator[tuple[str, TraitValue]]:
-    """Yield the traits of a condition, at any depth, with values that it tells apart."""
+    """Yield the traits of a condition, at any depth, with values that it distinguishes."""
     if not isinstance(condition, Mapping):
         return
     for key, value in condition.items():

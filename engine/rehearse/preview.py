@@ -1,4 +1,4 @@
-"""Decides for a sample of customers through the same `decide` that serves requests, without side effects."""
+"""Decides for a sample of customers by the served `decide`, without side effects."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -64,7 +64,7 @@ def with_draft(specs: Specs, key: str, *, dated: bool = False) -> Specs:
 
 
 def placement_of(plan: Plan, key: str) -> str | None:
-    """The placement that `key` names or is an experiment on; None for an experiment on none.
+    """The placement with this key, or of the experiment `key`; None for an experiment without one.
 
     Raises:
         BadInput: if `key` is neither an experiment nor a placement.
@@ -80,7 +80,7 @@ def placement_of(plan: Plan, key: str) -> str | None:
 
 
 def channel_of(plan: Plan, key: str, placement: str | None) -> str:
-    """The channel where an experiment or placement is tried: the web where it is on it."""
+    """The channel for trying an experiment or placement: the web if it runs there."""
     shown_on = plan.placements[placement] if placement else plan.experiments[key].spec.channels or plan.channels
     return "web" if "web" in shown_on else min(shown_on)
 

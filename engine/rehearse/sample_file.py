@@ -1,4 +1,4 @@
-"""Reads sample files: customers as JSON, JSON Lines or CSV, which have the same meaning in each.
+"""Reads sample files: customers as JSON, JSON Lines or CSV with equal meaning.
 
 A customer has a `user_id`, and `channel`, `traits` and `context` if any. Any other name is that of a trait. A dotted
 name is nested: `loyalty.tier`, `traits.loyalty.tier` and `{"traits": {"loyalty": {"tier": …}}}` are one trait, and

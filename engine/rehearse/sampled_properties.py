@@ -1,4 +1,4 @@
-"""Properties of what sampled customers see, on every channel, that hold for all of a group, or for nobody in it."""
+"""Checks properties of what sampled customers see on every channel: for all of a group, or for none of it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ GIVEN = ("assigned", "forced", "sticky", "rule", "shipped")
 
 @dataclass(frozen=True, kw_only=True)
 class SeenBy:
-    """The customers of a group that see something, with where and why, and those that do not."""
+    """The customers of a group who see something, with place and reason, and those who do not."""
 
     customers: int
     seen: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class SeenBy:
 def check_customers(
     plan: Plan, specs: Specs, spec: AssertionSpec, name: str, *, sample: Iterable[SampledCustomer], now: float
 ) -> SeenBy:
-    """Which customers of the group see `name`: an offer, an experiment that gives a variant, or `EXPERIMENT=VARIANT`.
+    """Returns who of the group sees `name`: an offer, an experiment with a variant, or `EXPERIMENT=VARIANT`.
 
     A customer sees what any request of any channel may show at `now` (s since 1970); the group has one if it names one.
     """
@@ -58,7 +58,7 @@ def check_customers(
 
 
 def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
-    """The offers that a placement may show, with their probabilities; empty where it shows nothing."""
+    """The offers that a placement may show, with probabilities; empty if it shows nothing."""
     choice = decision.choices[placement]
     if choice.is_silent and choice.reason != SILENCE:  # what holds out a share of the decisions shows the others
         return {}
@@ -89,7 +89,7 @@ def _members(
 
 
 def _holds_out(holdout: Holdout, unit: str | None) -> bool:
-    """Whether a holdout has a unit; a customer without such a unit, a company say, is in none."""
+    """Whether a holdout contains a unit; a customer without such a unit is in none."""
     return unit is not None and holdout.hash_unit(unit) < holdout.share
 
 
@@ -104,7 +104,7 @@ def _units(one: SampledCustomer, number: int) -> dict[str, str]:
 
 
 def _decide(plan: Plan, one: SampledCustomer, channel: str, number: int, now: float) -> Decision:
-    """All that a channel may show a customer."""
+    """Everything that a channel may show a customer."""
     units = _units(one, number)
     request = DecideRequest(
         customer=CustomerIds(user_id=one.profile.id, device_id=units["device"]),
@@ -119,7 +119,7 @@ def _decide(plan: Plan, one: SampledCustomer, channel: str, number: int, now: fl
 
 
 def _sight(decision: Decision, name: str) -> str:
-    """The place where a decision shows `name`, and the reason; empty where it does not."""
+    """The place where a decision shows `name`, and the reason; empty if it does not show it."""
     key, _, variant = name.partition("=")
     answer = decision.answer.experiments.get(key)
     if answer is not None and answer.reason in GIVEN and variant in {"", answer.variant}:

@@ -1,4 +1,4 @@
-"""Traits by the shop's YAML: those that it compares with texts, and those of a sample that it does not read."""
+"""Finds the traits that a shop's YAML compares with texts, and those of a sample that it does not read."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -28,7 +28,7 @@ def unread_traits(sample: Iterable[SampledCustomer], *shops: Specs) -> list[str]
 
 
 def text_traits(*shops: Specs) -> frozenset[str]:
-    """The traits that conditions and policies compare with texts, and never with another value, and ids of units."""
+    """The traits that are only compared with texts, and ids of units."""
     texts: set[str] = set()
     others: set[str] = set()
     for specs in shops:
@@ -42,7 +42,7 @@ def text_traits(*shops: Specs) -> frozenset[str]:
 
 
 def _operands(condition: Mapping[str, object], specs: Specs) -> Iterator[tuple[str, object]]:
-    """Yield each trait of a condition with each value that it is compared with, at any depth."""
+    """Yield each trait of a condition with each compared value, at any depth."""
     for key, value in condition.items():
         if key in LOGICAL:
             parts = value if isinstance(value, list | tuple) else [value]

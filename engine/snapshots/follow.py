@@ -61,7 +61,7 @@ class Follower:
         return None if self._polled is None else time.monotonic() - self._polled
 
     async def run(self) -> None:
-        """Poll until cancelled, whatever the store does."""
+        """Poll until cancelled, through outages of the store."""
         outage = LogOnce("cannot read snapshots; deciding by the ones in use", "reading snapshots again")
         try:
             while True:
@@ -126,7 +126,7 @@ class Follower:
             self._fitted_to = plan
 
     def _take(self, key: str, value: bytes) -> None:
-        """Decode a fetched snapshot; a damaged one leaves the one before it in use."""
+        """Decode a fetched snapshot; a damaged one leaves the previous one in use."""
         try:
             header, blob = parse_snapshot(key, value)
             self._learnt[key] = header, load_usable_policy(blob)
@@ -134,7 +134,7 @@ class Follower:
             self._reject(key, error)
 
     def _fit(self, plan: Plan, fresh: frozenset[str]) -> dict[str, Snapshot]:
-        """The policies whose meaning is that of `plan`, over its arms; those that did not change are reused."""
+        """The policies that mean the same under `plan`, over its arms; unchanged ones are reused."""
         fitted: dict[str, Snapshot] = {}
         taught = plan.taught
         for key, (header, policy) in self._learnt.items():

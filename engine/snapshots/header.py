@@ -1,4 +1,4 @@
-"""A snapshot as it is stored, and whether it fits the plan that would use it.
+"""The stored form of a snapshot, and whether it fits the plan that would use it.
 
 A snapshot is one header line, a newline and the policy's bytes. The header reads
 `VERSION TIME LEARNT MEANING DIGEST`, separated by spaces; the digest is that of the policy's bytes.
@@ -40,7 +40,7 @@ class Header(NamedTuple):
         return cls(version, at, learnt, meaning, _digest(blob))
 
     def line(self) -> bytes:
-        """The header as it is stored."""
+        """The header in stored form."""
         return f"{self.version} {self.time!r} {self.learnt!r} {self.meaning} {self.digest}".encode()
 
 
@@ -52,7 +52,7 @@ class StoredSnapshot(NamedTuple):
 
 
 def meaning_of(selection: Selection) -> str:
-    """A digest of what a policy's numbers mean: its kind, its features and groups, and what counts as a reward.
+    """A digest of the meaning of a policy's numbers: its kind, features and groups, and its reward.
 
     Floor and discount are left out: changing them does not change what was learnt.
     """
@@ -82,7 +82,7 @@ def align_policy(policy: Bandit, selection: Selection, arms: tuple[str, ...] | N
 
 
 def prior_of(selection: Selection) -> Bandit:
-    """The policy that a selection starts from.
+    """The policy with which a selection starts.
 
     Raises:
         TypeError: if the plan holds a policy that is not of `policies`, which cannot be stored.
@@ -122,7 +122,7 @@ def parse_snapshot(key: str, value: bytes) -> StoredSnapshot:
 
 
 def load_usable_policy(blob: bytes) -> Bandit:
-    """The policy in a snapshot's bytes, after a trial: one whose statistics were altered may have no probabilities.
+    """The policy in a snapshot's bytes, after a trial, since altered statistics may give no probabilities.
 
     Raises:
         ValueError: if the bytes are no policy, or it cannot choose.
@@ -144,5 +144,5 @@ def load_usable_policy(blob: bytes) -> Bandit:
 
 
 def _digest(blob: bytes) -> str:
-    """A digest of a snapshot's bytes, by which a reader notices a torn or foreign value."""
+    """A digest of a snapshot's bytes, which detects a torn or foreign value."""
     return blake2b(blob, digest_size=16).hexdigest()

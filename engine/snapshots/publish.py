@@ -1,4 +1,4 @@
-"""Publishes the learner's results to the decision servers: snapshots, open breakers, shadow prices and its own figures.
+"""Publishes the learner's results to the decision servers: snapshots, open breakers, shadow prices and figures.
 
 A snapshot replaces the current one only if its version is higher, in one script, so a learner that lost its lock cannot
 undo its successor's work. `STORED_VERSIONS` stay for a rollback, the older the sparser.
@@ -44,7 +44,7 @@ def current_headers(client: StreamClient) -> dict[str, Header]:
 
 
 def current_snapshot(client: StreamClient, key: str) -> StoredSnapshot | None:
-    """The current snapshot of a selection; None where nothing was learnt yet.
+    """The current snapshot of a selection; None before the first.
 
     Raises:
         BadInput: if it is damaged.
@@ -80,7 +80,7 @@ def stored_snapshot(client: StreamClient, key: str, header: Header) -> StoredSna
 
 @functools.lru_cache(maxsize=256)
 def report_altered(key: str, line: bytes, error: str) -> None:
-    """Log an altered snapshot, given its header line; once, since it is read at every step."""
+    """Log an altered snapshot, given its header line, only once, since it is read at every step."""
     _log.error(
         "a stored snapshot was altered; roll back to another version", key=key, header=repr(line[:80]), error=error
     )
@@ -124,7 +124,7 @@ def publish_ramp_position(client: StreamClient, experiment: str, coverage: float
 
 
 def ramp_positions(client: StreamClient) -> dict[str, float]:
-    """The coverage that each ramp which holds itself has reached, by experiment."""
+    """The coverage that each held ramp has reached, by experiment."""
     return numbers_by_name(client.hgetall(RAMP_POSITIONS))
 
 
@@ -144,7 +144,7 @@ def store_errors(action: str) -> Iterator[None]:
 
 
 def numbers_by_name(reply: Mapping[bytes | str, bytes | str]) -> dict[str, float]:
-    """A hash of numbers as the store replies with it, without those that are none."""
+    """The numbers in a stored hash, by name; other values are left out."""
     numbers: dict[str, float] = {}
     for key, value in reply.items():
         try:

@@ -1,1 +1,1 @@
-"""Watches the running experiments: moves ramps that hold themselves, and notifies people of what needs them."""
+"""Watches the running experiments: moves held ramps, and notifies people."""

@@ -1,4 +1,4 @@
-"""One look at the running shop after another: ramps are moved, and notices are sent.
+"""Looks at the running shop repeatedly: moves ramps and sends notices.
 
 The state is one JSON file, `DATA/supervise/state.json`, written whole and renamed; a lock beside it lets one process
 look at a time. What a look changes, in this order, so that a process that is killed repeats and never skips:
@@ -60,14 +60,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that a receiver has not taken yet."""
+    """A message that a receiver has not accepted yet."""
 
     receiver: str
     message: Message
 
 
 class SupervisionState(msgspec.Struct, frozen=True, kw_only=True):
-    """The stored state between two looks: ramps by experiment, sent and waiting notices, and when each was first seen.
+    """The state stored between two looks: ramps by experiment, notices sent and waiting, with their first time.
 
     `sent` has the ids of messages by receiver with their time; `seen` the first look at each experiment (s since 1970);
     `units` those of each variant at the last look; `moves` are notices of ramps that no receiver was asked to take yet.
@@ -82,7 +82,7 @@ class SupervisionState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Shop(msgspec.Struct, frozen=True, kw_only=True):
-    """The shop at one look: positions of ramps and the paused experiments are those in the store."""
+    """The shop at one look, with ramp positions and pauses from the store."""
 
     plan: Plan
     positions: Mapping[str, float]
@@ -100,7 +100,7 @@ class Supervision:
         self.state = _read_state(self._file)
 
     def look(self, plan: Plan, notify: NotifyFile, now: float) -> list[Notice]:
-        """Move the ramps of a plan, send what is to be sent, and return the notices of this look.
+        """Move a plan's ramps, send due notices, and return the notices of this look.
 
         Raises:
             StoreUnavailable: if the store does not answer; the next look begins again.
@@ -128,7 +128,7 @@ class Supervision:
         return notices
 
     def _report(self, plan: Plan, experiment: Experiment, *, alpha: float | None = None) -> Report | None:
-        """The experiment's report, None where nothing can be reported yet.
+        """The experiment's report; None if there is nothing to report yet.
 
         With `alpha` it is one of a single look at that level; otherwise that of a ramp holds at every look.
         """
@@ -148,7 +148,7 @@ class Supervision:
             return None
 
     def _move(self, shop: _Shop, experiment: Experiment, ramp: HeldRamp, report: Report) -> None:
-        """Move one ramp if it is due. While a person pauses it the ramp stays; its step begins at the resume."""
+        """Move one ramp if it is due. A person's pause stops it; its step begins again at the resume."""
         key, now = experiment.key, shop.now
         stored, pause = self.state.ramps.get(key), shop.paused.get(key)
         if stored is not None and pause is not None and (pause.by != SUPERVISOR or stored.status == "stopped"):
@@ -182,7 +182,7 @@ class Supervision:
         self._store(replace(self.state, ramps=ramps, moves=[*self.state.moves, notice]))
 
     def _ramp_look(self, plan: Plan, experiment: Experiment, ramp: HeldRamp, report: Report) -> RampLook:
-        """The report with what the loss is computed from, where a budget bounds it."""
+        """The report with the inputs of the loss, if a budget limits it."""
         metrics = experiment.spec.metrics
         if ramp.loss_budget is None or metrics is None:
             return RampLook(report=report)
@@ -201,7 +201,7 @@ class Supervision:
         _log.warning("ramp moved", experiment=key, coverage=after.coverage, status=after.status, reason=after.reason)
 
     def _read_pools(self, plan: Plan, now: float) -> dict[tuple[NoticeKind, str], tuple[float, float]]:
-        """The rest of each stock and budget of the offers, and its whole."""
+        """The rest and the total of each of the offers' stocks and budgets."""
         found: dict[tuple[NoticeKind, str], tuple[float, float]] = {}
         for offer in plan.offers.values():
             for share in every_share(plan, offer, now):
@@ -217,7 +217,7 @@ class Supervision:
         return found
 
     def _deliver(self, notify: NotifyFile, notices: Sequence[Notice], reports: Sequence[Report], now: float) -> None:
-        """Send what is new and what waits; what is not taken within a day is dropped with a line in the log."""
+        """Send new and waiting notices; one that is not accepted within a day is dropped and logged."""
         receivers = {receiver.key: receiver for receiver in notify.receivers}
         sent = {key: at for key, at in self.state.sent.items() if at > now - 8 * DAY}
         waiting = {(one.receiver, one.message.id): one for one in self.state.waiting}
@@ -272,7 +272,7 @@ def has_held_ramps(plan: Plan) -> bool:
 
 
 def _current_state(stored: RampState | None, ramp: HeldRamp, position: float, now: float) -> RampState:
-    """The state before a look: as stored, unless the ramp is new, was resumed by a person, or has other steps now."""
+    """The state before a look: as stored, unless the ramp is new, resumed by a person, or changed."""
     reached = max((step for step in ramp.steps if step <= position), default=ramp.steps[0])
     if stored is None:
         return RampState(coverage=reached, since=now, reason="it begins")
@@ -287,7 +287,7 @@ def _current_state(stored: RampState | None, ramp: HeldRamp, position: float, no
 
 
 def stock_level(client: stream.StreamClient, share: PoolShare) -> float:
-    """The level of a stock as the shop set it last."""
+    """The last level of a stock that the shop set."""
     return float(client.hget(pool_key(share), "level") or 0) / UNIT
 
 
@@ -299,7 +299,7 @@ def supervise(
     every: float = EVERY,
     once: bool = False,
 ) -> list[Notice]:
-    """Look until `stop` is set, every `every` seconds; the notices of the last look.
+    """Look every `every` seconds until `stop` is set; returns the notices of the last look.
 
     Raises:
         BadInput: if another process supervises the data folder.
@@ -341,7 +341,7 @@ def _lock(folder: Path) -> Iterator[None]:
 def _messages(
     receiver: ReceiverSpec, notices: Sequence[Notice], reports: Sequence[Report], now: float
 ) -> Iterator[Message]:
-    """Yield the messages that a receiver wants of this look."""
+    """Yield the messages of this look that a receiver wants."""
     for notice in notices:
         if receiver.on is None or notice.kind in receiver.on:
             yield Message(
@@ -355,7 +355,7 @@ def _messages(
 
 
 def _read_state(file: Path) -> SupervisionState:
-    """The stored state; an empty one where there is none.
+    """The stored state; empty if there is none.
 
     Raises:
         BadInput: if the file is damaged.

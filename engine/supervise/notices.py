@@ -1,4 +1,4 @@
-"""Notices of what in the running shop needs a person, from reports, pools and breakers.
+"""Notices to people about the running shop, from reports, pools and breakers.
 
 A notice has an id of its kind, subject and day, under which a receiver can drop a repeated delivery.
 """
@@ -28,13 +28,13 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """The same for the same kind, subject and title on one day (UTC)."""
+        """The id of the notice, equal for the same kind, subject and title on one day (UTC)."""
         day = datetime.fromtimestamp(self.at, UTC).date()
         return blake2b(f"{self.kind}\0{self.subject}\0{self.title}\0{day}".encode(), digest_size=12).hexdigest()
 
 
 def notices_of_report(report: Report, now: float, running_since: float) -> Iterator[Notice]:
-    """Yield the notices of a running experiment's report at `now`; `running_since` is when it could first be seen."""
+    """Yield the notices of a running experiment's report at `now`; `running_since` is its start."""
     key = report.experiment
     verdict = report.recommendation
     if verdict.verdict in ("ship", "stop"):
@@ -58,7 +58,7 @@ def notices_of_report(report: Report, now: float, running_since: float) -> Itera
 
 
 def notices_of_pools(left: Mapping[tuple[NoticeKind, str], tuple[float, float]], now: float) -> Iterator[Notice]:
-    """Yield the stocks and budgets that are nearly gone, given what is left and the whole of each."""
+    """Yield the stocks and budgets that are nearly used up, given the rest and total of each."""
     for (kind, name), (rest, whole) in sorted(left.items()):
         if whole > 0 and rest <= NEARLY_GONE * whole:
             title = f"{kind} {name} is gone" if rest <= 0 else f"{kind} {name} is nearly gone"

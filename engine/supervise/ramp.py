@@ -1,4 +1,4 @@
-"""When a ramp that holds itself advances, waits, or returns everyone to control.
+"""Decides when a held ramp advances, waits, or returns everyone to control.
 
     state       look at the report                                            next
     running     a verdict to stop, a harmed guardrail, a loss past its budget  stopped: paused by the kill switch
@@ -38,7 +38,7 @@ RampStatus = Literal["running", "stopped", "done"]
 
 
 class RampState(msgspec.Struct, frozen=True, kw_only=True):
-    """The position of a ramp: its coverage since a time (s since 1970), and why it moved there last.
+    """The position of a ramp: its coverage since a time (s since 1970), and the reason of the last move.
 
     `judged_from` is when it was resumed after a stop: what came before does not count again.
     """
@@ -80,7 +80,7 @@ def next_state(ramp: HeldRamp, state: RampState, look: RampLook, now: float) -> 
 
 
 def find_harm(ramp: HeldRamp, look: RampLook) -> str:
-    """Why everyone must have control again; empty where nothing says so."""
+    """The reason why everyone must return to control; empty if there is none."""
     report = look.report
     for metric in report.metrics:
         if metric.guard == "harmed":
@@ -119,6 +119,6 @@ def loss_per_unit(metric: MetricReport) -> float:
 
 
 def is_sound(report: Report) -> bool:
-    """Whether the report is of enough units, split as planned, for a ramp to rely on it."""
+    """Whether the report has enough units, split as planned, for a ramp to rely on it."""
     enough = len(report.units) > 1 and min(report.units.values()) >= LEAST_UNITS
     return enough and report.recommendation.verdict != "fix the data"

@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class NotDelivered(CounterpointError):
-    """A receiver did not take a message; it is sent again later."""
+    """The error that a receiver did not accept a message; it is sent again later."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ def _body(receiver: ReceiverSpec, message: Message) -> bytes:
 
 
 def _slack(text: str) -> str:
-    """Text in which Slack reads no mention and no link."""
+    """Text escaped so that Slack finds no mention or link in it."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

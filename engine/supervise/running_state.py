@@ -1,4 +1,4 @@
-"""The changes that people and the supervisor make while the shop runs: pauses, positions of ramps, open breakers.
+"""Changes of the running shop by people and the supervisor: pauses, ramp positions, open breakers.
 
 The store has them. Where none is at hand, the audit events of the log say what they were when it was written.
 """
@@ -23,7 +23,7 @@ from engine.vocabulary import EXPERIMENT_PAUSED, EXPERIMENT_RESUMED, RAMP_MOVED
 
 @dataclass(frozen=True, kw_only=True)
 class RunningState:
-    """Pauses and coverages of ramps by experiment, reasons of breakers by selection, and where they were read.
+    """Pauses and ramp coverages by experiment, breakers' reasons by selection, and their source.
 
     `source` is empty where neither the store nor the log has them: every ramp is then taken at its first step.
     """
@@ -44,7 +44,7 @@ class _Moved(msgspec.Struct):
 
 
 def read_running_state(settings: Settings, log_dir: Path, *, is_named: bool) -> RunningState:
-    """The state in the store, if one is named or runs on the data directory; otherwise that of the log.
+    """The state from the store, if one is named or runs on the data directory; else from the log.
 
     Raises:
         StoreUnavailable: if the store was named and does not answer.
@@ -67,7 +67,7 @@ def read_running_state(settings: Settings, log_dir: Path, *, is_named: bool) -> 
 
 
 def read_pauses(client: stream.StreamClient) -> dict[str, Pause]:
-    """The experiments that the kill switch pauses; one whose value is damaged is paused by nobody."""
+    """The experiments that the kill switch pauses; a damaged value pauses without an author."""
     found: dict[str, Pause] = {}
     for key, value in client.hgetall(PAUSED_EXPERIMENTS).items():
         name = key.decode(errors="replace") if isinstance(key, bytes) else key
@@ -97,7 +97,7 @@ def _read_from_log(log_dir: Path) -> RunningState:
 
 
 def assumed_steps(plan: Plan, state: RunningState) -> Iterator[str]:
-    """Yield a line for each ramp that holds itself and whose step is not known, with the step that is assumed."""
+    """Yield a line for each held ramp with an unknown step, with the assumed step."""
     flags = plan.experiments.values()
     for one in (found for flag in flags for found in (flag, *(rule.experiment for rule in flag.rules))):
         if one.held_steps and one.key not in state.ramped and one.spec.status == "running":

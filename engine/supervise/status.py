@@ -1,4 +1,4 @@
-"""Every experiment, flag, rule and placement in a line: its state, days left, traffic, checks, and what to do next."""
+"""The status of every experiment, flag, rule and placement: state, days left, traffic, checks, next step."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class StatusLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShopStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """All lines as of a time (RFC 3339): what needs a decision first. `stale` are flags the code could do without."""
+    """All lines as of a time (RFC 3339), those that need a decision first. `stale` lists flags to remove."""
 
     as_of: str
     plan: str
@@ -62,7 +62,7 @@ class ShopStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """The data of the lines; `traffic` is None without a log."""
+    """The inputs of the lines; `traffic` is None without a log."""
 
     specs: Specs
     plan: Plan
@@ -74,7 +74,7 @@ class _Inputs:
 
 
 def read_shop_status(specs: Specs, running: RunningState, log_dir: Path, now: float) -> ShopStatus:
-    """The status of a folder by its files, the state of the running shop, and the log, if there is one."""
+    """The status of a folder, from its files, the running shop's state, and the log if there is one."""
     has_log = (log_dir / "decisions").is_dir()
     stale = find_stale_flags(specs.experiments, log_dir, now) if has_log else []
     shop = _Inputs(
@@ -133,7 +133,7 @@ def _experiment_line(shop: _Inputs, spec: ExperimentSpec, kind: StatusKind) -> S
 
 
 def _report(shop: _Inputs, key: str) -> tuple[Report | None, str]:
-    """The report of an experiment, or why there is none."""
+    """The report of an experiment, or the reason for none."""
     if shop.traffic is None:
         return None, "there is no log yet"
     try:
@@ -144,7 +144,7 @@ def _report(shop: _Inputs, key: str) -> tuple[Report | None, str]:
 
 
 def _next_steps(shop: _Inputs, spec: ExperimentSpec, state: str, report: Report | None, why: str) -> Iterator[str]:
-    """Yield what is to be decided or done next, in sentences."""
+    """Yield sentences about the next decisions or actions."""
     if state == "running" and isinstance(spec.ramp, HeldRamp):
         yield _ramp_step(shop, spec.key, spec.ramp)
     if spec.key in shop.stale:
@@ -166,7 +166,7 @@ def _next_steps(shop: _Inputs, spec: ExperimentSpec, state: str, report: Report 
 
 
 def _next_of_state(spec: ExperimentSpec, state: str) -> Iterator[str]:
-    """Yield the next step of one that does not run."""
+    """Yield the next step of an experiment that does not run."""
     decided = f" on {spec.decided.on.isoformat()}" if spec.decided is not None else ""
     if state == "draft":
         yield f"Try it with counterpoint preview {spec.key}, then set status: running."
@@ -181,7 +181,7 @@ def _next_of_state(spec: ExperimentSpec, state: str) -> Iterator[str]:
 
 
 def _ramp_step(shop: _Inputs, key: str, ramp: HeldRamp) -> str:
-    """Describes the position of a ramp that holds itself."""
+    """A sentence about the position of a held ramp."""
     reached = shop.running.ramped.get(key)
     current = max((step for step in ramp.steps if step <= (reached or 0.0)), default=ramp.steps[0])
     place = f"Ramp at step {ramp.steps.index(current) + 1} of {len(ramp.steps)}, {current:.3g} of its audience"
@@ -206,7 +206,7 @@ def _traffic(shop: _Inputs, key: str, *, with_rules: bool) -> KeyTraffic | None:
 
 
 def _exposure_light(traffic: KeyTraffic | None) -> list[Light]:
-    """The share of decisions that were exposed, where no report has it by units."""
+    """The share of exposed decisions, if no report has it by units."""
     if traffic is None or not traffic.shown:
         return []
     share = traffic.exposed / traffic.shown

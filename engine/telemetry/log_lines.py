@@ -1,4 +1,4 @@
-"""Log lines that are safe to store and to read: one line per entry, without addresses, passwords or quoted values.
+"""Log lines that are safe to store and read: one line per entry, without addresses, passwords or quoted values.
 
 Every value passes three steps before it is written, as text or as JSON:
 
@@ -65,7 +65,7 @@ def configure_logs(stream: TextIO, style: LogStyle = "text", *, colors: bool = F
 
 
 def safe_text(text: str) -> str:
-    """Text on one line, without addresses and control characters, cut where it is too long."""
+    """Text on one line, without addresses and control characters, shortened if it is too long."""
     text = _ADDRESS.sub("<address>", _URL_USER.sub("<user>@", text))
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
@@ -106,7 +106,7 @@ class _TextRenderer:
 
 
 def _add_request(_: object, __: str, fields: LineFields) -> LineFields:
-    """Add the id of the request that is answered, unless the line has one."""
+    """Add the id of the current request, unless the line has one."""
     if request := current_request.get():
         fields.setdefault("request_id", request)
     return fields
@@ -141,7 +141,7 @@ def _make_safe(_: object, __: str, fields: LineFields) -> LineFields:
 
 
 def _safe_value(value: object) -> object:
-    """The value with all text in it safe; what is neither a number nor made of others becomes text."""
+    """The value with all its text made safe; objects other than numbers and containers become text."""
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value  # JSON has no other numbers
     if isinstance(value, Mapping):
@@ -157,10 +157,10 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes what libraries log on to structlog."""
+    """Passes libraries' log records on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record under the name of its library, which goes on whatever its line is."""
+        """Log one record under its library's name; an unformattable record does not interrupt the library."""
         try:
             text = record.getMessage()
         except Exception:  # noqa: BLE001 (as `logging` itself: a wrong placeholder fails no caller)

@@ -66,7 +66,7 @@ def start_tracing(receiver: str | None, role: str) -> None:
 
 
 class RequestTrace:
-    """The span of one request, and of the stage that it is in.
+    """The span of one request and of its current stage.
 
     Stages follow one another without gaps: to enter one ends the one before.
     """

@@ -1,4 +1,4 @@
-"""The customer as conditions and features read them: the profile, and what the shop's traits compute from it."""
+"""Derives the attributes that conditions and features read from a profile, and from the shop's traits."""
 
 from engine.customer import Profile, TraitValue, has_open_complaint
 from engine.traits.rules import TraitRules
@@ -7,7 +7,7 @@ from engine.vocabulary import DAY
 
 
 def derive_attributes(profile: Profile, now: float, computed: TraitRules | None = None) -> dict[str, object]:
-    """The customer as conditions and features read them at `now` (s since 1970).
+    """The customer's attributes at `now` (s since 1970), for conditions and features.
 
     A trait is at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`). A trait
     that the shop sent replaces one of the engine's of the same name. One that the shop defines (`computed`) replaces
@@ -51,7 +51,7 @@ def derive_attributes(profile: Profile, now: float, computed: TraitRules | None 
 
 
 def _nest(tree: dict[str, object], name: str, value: TraitValue) -> None:
-    """Write a value under its dotted name; a plain value on the way gives way to a mapping."""
+    """Writes a value under its dotted name; a plain value on the path is replaced by a mapping."""
     part, dot, rest = name.partition(".")
     while dot:
         child = tree.get(part)

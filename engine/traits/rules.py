@@ -1,4 +1,4 @@
-"""The traits that a shop defines in `traits.yaml`, compiled: which events each reads, and its value for a customer.
+"""The shop's traits from `traits.yaml`, compiled: the events that each reads, and its value for a customer.
 
 A trait over purchases reads orders, as all of the engine does (`engine.orders`): an order counts once, however many
 messages state it, by its newest statement and less its refunds; one that was refunded in full does not count. So the
@@ -39,17 +39,17 @@ class TraitRule:
 
     @property
     def is_of_orders(self) -> bool:
-        """Whether it reads orders, and not each event by itself."""
+        """Whether the trait reads orders, not single events."""
         return self.events >= PURCHASES
 
     def read(self, profile: Profile, now: float) -> Scalar:
-        """The trait of a customer at `now` (s since 1970); None where it has no value."""
+        """The trait of a customer at `now` (s since 1970); None if it has no value."""
         series = (profile.series.get(self.digest, EMPTY), profile.archived_series.get(self.digest, EMPTY))
         orders = self.points_of(profile.orders, profile.order_facts) if self.is_of_orders else ()
         return read_series(self.series, series, now, orders)
 
     def newest(self, profile: Profile) -> float | None:
-        """When the newest of its events was (s since 1970); None without one."""
+        """The time of its newest event (s since 1970); None if there is none."""
         series = (profile.series.get(self.digest, EMPTY), profile.archived_series.get(self.digest, EMPTY))
         times = [one.points[-1][0] for one in series if one.points]
         if self.is_of_orders:
@@ -57,7 +57,7 @@ class TraitRule:
         return max(times, default=None)
 
     def points_of(self, orders: Mapping[str, Order], facts: OrderFacts) -> Iterator[Point]:
-        """Yield the points of orders that count."""
+        """Yields the points of counted orders."""
         matched = MATCHED + self.filter_digest
         for key, order in orders.items():
             if is_counted(order):
@@ -69,7 +69,7 @@ class TraitRule:
                     yield self.series.point(order.time, value)
 
     def point_of_event(self, event: str, properties: Mapping[str, object], time: float) -> Point | None:
-        """The point of an event that is no order with an id; None where it does not count."""
+        """The point of an event other than an order with an id; None if it does not count."""
         if event in self.events:
             if self.is_of_orders and order_id(properties):
                 return None
@@ -90,7 +90,7 @@ class TraitRule:
 
 @dataclass(frozen=True, slots=True)
 class TraitRules:
-    """The traits of a shop, and those that moments need (without a name), looked up by event."""
+    """The shop's traits, and unnamed ones that moments need, indexed by event."""
 
     rules: tuple[TraitRule, ...] = ()
     by_event: Mapping[str, tuple[TraitRule, ...]] = field(default_factory=dict)
@@ -102,14 +102,14 @@ class TraitRules:
     stages: StageRules = STAGE_RULES
 
     def read(self, profile: Profile, now: float) -> Sequence[tuple[str, Scalar]]:
-        """Each named trait that has a value for the customer at `now` (s since 1970), and their campaign."""
+        """Yields each named trait with a value for the customer at `now` (s since 1970), and their campaign."""
         if not self.rules and CAMPAIGN not in profile.journey:
             return ()
         read = ((rule.name, rule.read(profile, now)) for rule in self.rules if rule.name)
         return [*_campaign_of(profile, now), *((name, value) for name, value in read if value is not None)]
 
     def facts_of(self, properties: Mapping[str, object]) -> dict[str, Scalar]:
-        """The properties of a purchase that traits of orders read, and which filters it matches."""
+        """A purchase's properties that traits of orders read, and the filters that it matches."""
         facts: dict[str, Scalar] = {}
         for rule in self.of_orders:
             if rule.matches is not None:
@@ -125,7 +125,7 @@ class TraitRules:
     def fold_orders(
         self, series: Mapping[str, TraitSeries], orders: Mapping[str, Order], facts: OrderFacts
     ) -> dict[str, TraitSeries]:
-        """The series with these orders added, which the profile does not store any more."""
+        """The series with these orders added, because the profile no longer stores them."""
         folded = dict(series)
         for rule in self.of_orders:
             points = list(rule.points_of(orders, facts))
@@ -135,7 +135,7 @@ class TraitRules:
 
 
 def _campaign_of(profile: Profile, now: float) -> Iterator[tuple[str, Scalar]]:
-    """Yield what brought the customer to the visit that is under way at `now`, for as long as the campaign lasts."""
+    """Yields the campaign that brought the customer to the current visit, while it lasts."""
     item = profile.journey.get(CAMPAIGN)
     if item is None or item.until <= now or not isinstance(item.value, dict):
         return
@@ -168,7 +168,7 @@ NO_TRAITS: Final = TraitRules()
 
 
 def facts_order(facts: Mapping[str, Scalar]) -> tuple[int, str]:
-    """The sort key by which one of two equal statements of an order stands: the one that has more facts."""
+    """The sort key of two equal statements of an order: the one with more facts is last."""
     return len(facts), repr(sorted(facts.items()))
 
 

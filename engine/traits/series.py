@@ -1,4 +1,4 @@
-"""Series: what a customer stores for one trait that the shop defines, and how events, merges and reads treat it.
+"""Series: a customer's stored events for one trait of the shop, and how events, merges and reads use them.
 
 Invariants:
 - A series is a function of the set of events alone. Adding and merging commute, so that every order of arrival, live or
@@ -50,7 +50,7 @@ class SeriesRule:
 
     @property
     def exact(self) -> int:
-        """The number of events that are stored exactly."""
+        """The number of events stored exactly."""
         if self.aggregate in {"last", "time_since"}:
             return 1
         if self.aggregate == "distinct":
@@ -58,7 +58,7 @@ class SeriesRule:
         return POINTS if self.window else 0
 
     def takes(self, value: object) -> bool:
-        """Whether an event with this value counts; `count` and the like need none."""
+        """Whether an event with this value counts; `count` and similar aggregates need no value."""
         match self.aggregate:
             case "count" | "rate" | "time_since":
                 return True
@@ -80,7 +80,7 @@ class SeriesRule:
 
 
 def _plain(value: object) -> Scalar:
-    """A number to the ten-thousandth; 2 and 2.0 are one value, as far as a stored whole number reaches."""
+    """A number rounded to the ten-thousandth, so that 2 and 2.0 are equal."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
@@ -90,7 +90,7 @@ def _plain(value: object) -> Scalar:
 
 
 def extend_series(rule: SeriesRule, series: TraitSeries, points: Iterable[Point]) -> TraitSeries:
-    """The series with more points."""
+    """The series with more points added."""
     for point in points:
         series = _insert(rule, series, point)
     return series
@@ -109,14 +109,14 @@ def merge_unread(a: TraitSeries, b: TraitSeries) -> TraitSeries:
 
 
 def is_past_bound(rule: SeriesRule, series: TraitSeries) -> bool:
-    """Whether a read may be off: events of a window are in tallies, or more values than `distinct` tells apart."""
+    """Whether a read may be inexact: tallies replace events, or there are more values than `distinct` counts."""
     if rule.aggregate == "distinct":
         return len(series.points) >= DISTINCT
     return rule.window > 0 and bool(series.tallies)
 
 
 def read_series(rule: SeriesRule, series: Iterable[TraitSeries], now: float, more: Iterable[Point] = ()) -> Scalar:
-    """The value at `now` (s since 1970) of several series and points of one trait; None where nothing counts."""
+    """The value at `now` (s since 1970) of several series and points of one trait; None if nothing counts."""
     since = now - rule.window if rule.window else float("-inf")
     points = [point for one in series for point in one.points if point[0] > since]
     points += [point for point in more if point[0] > since]
@@ -153,7 +153,7 @@ def _value(rule: SeriesRule, points: list[Point], tallies: list[SeriesTally], no
 
 
 def newest_time(series: TraitSeries) -> float | None:
-    """When the newest event of a series was (s since 1970)."""
+    """The time of the newest event of a series (s since 1970)."""
     return series.points[-1][0] if series.points else None
 
 
@@ -177,7 +177,7 @@ def _insert(rule: SeriesRule, series: TraitSeries, point: Point) -> TraitSeries:
 
 
 def _within(rule: SeriesRule, tallies: list[SeriesTally], newest: float) -> list[SeriesTally]:
-    """The tallies that a read at the newest event can see."""
+    """The tallies that a read at the newest event includes."""
     if not rule.window or not tallies:
         return tallies
     first = _step_of(rule, newest - rule.window)
@@ -185,7 +185,7 @@ def _within(rule: SeriesRule, tallies: list[SeriesTally], newest: float) -> list
 
 
 def _bounded(rule: SeriesRule, points: list[Point], tallies: list[SeriesTally]) -> TraitSeries:
-    """The newest points exactly, the others in tallies, and nothing that a read can no longer see."""
+    """The newest points exactly, older ones as tallies, without those that no read can include."""
     points.sort(key=_point_order)
     if rule.aggregate == "distinct":
         newest = {value: time for time, value in points}
@@ -253,7 +253,7 @@ def _numbers(points: Iterable[Point], tallies: Iterable[SeriesTally]) -> list[in
 
 
 def _point_order(point: Point) -> tuple[float, str]:
-    """The sort key of points; of several at one time the order is that of their values as text."""
+    """The sort key of points; at equal times by their values as text."""
     return point[0], repr(point[1])
 
 

@@ -1,4 +1,4 @@
-"""The stages of the customer's journey, and where each begins."""
+"""The stages of the customer's journey, and the start of each."""
 
 from typing import Final, Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""A hierarchy of regression coefficients: common to all arms, of each arm, and of each arm in a group (a channel).
+"""A hierarchy of regression coefficients: common ones, each arm's, and each arm's in a group (a channel).
 
 common coefficients -> arms -> groups. A member deviates from its parent by independent normals of variance 1/shrink, in
 units of the noise variance. Integrating the members out leaves a Gram matrix and a moment for their parents, so each
@@ -66,13 +66,13 @@ def _multiply(cover: Floats, *vectors: Floats) -> list[Floats]:
 
 
 def messages_to_parents(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats]:
-    """Members integrated out: the data they leave for their parents and the constant, in the members' own shapes."""
+    """The data that integrated-out members leave for their parents and the constant, in the members' shapes."""
     towards = gram[..., :-1] @ cover
     return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
 
 
 def message_to_constant(gram: Floats, moment: Floats, members: CoefficientLevel) -> tuple[Floats, Floats]:
-    """The data that arms without traits leave for the common constant, summed: Gram (1, 1) and moment (1,)."""
+    """The summed data that arms without traits leave for the common constant: Gram (1, 1), moment (1,)."""
     along = gram[..., :-1, -1]
     whole = gram[..., -1, -1].sum() - (along * members.tilt).sum()
     return np.full((1, 1), whole), np.full(1, moment[..., -1].sum() - (along * members.pull).sum())
@@ -167,7 +167,7 @@ class Prediction:
 
 
 def common_evidence(traits: Floats, precision: Floats, shift: Floats) -> ParentEvidence:
-    """The evidence of messages to common coefficients that have this precision and moment already."""
+    """The evidence of messages to common coefficients that already have this precision and moment."""
 
     def evidence(gram: Floats, moment: Floats) -> tuple[float, float]:
         whole, moved = sum_messages(gram, moment, traits)

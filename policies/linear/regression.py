@@ -1,4 +1,4 @@
-"""The linear family: one regression of reward on context per arm, all of them related, from additive statistics.
+"""The linear family: one regression of reward on context per arm, related across arms, from additive statistics.
 
 Statistics, with x followed by a 1 and n = features + 1:
 
@@ -39,7 +39,7 @@ _MOST_TUNED = 256
 
 
 def next_tuning(seen: int, features: int) -> int:
-    """The number of observations, beyond `seen`, at which the next tuning is due: a fixed ladder in steps of a quarter.
+    """The number of observations above `seen` at which tuning is due: a fixed ladder in steps of a quarter.
 
     The first is at four observations per number of a context: from fewer, every coefficient would look like zero.
     """
@@ -50,7 +50,7 @@ def next_tuning(seen: int, features: int) -> int:
 
 
 def next_scaling(seen: int, features: int) -> int:
-    """The number of observations, beyond `seen`, at which the scaling is due: powers of two, then with the tuning."""
+    """The number of observations above `seen` at which scaling is due: powers of two, then with tuning."""
     return min(1 << seen.bit_length(), next_tuning(seen, features))
 
 
@@ -128,7 +128,7 @@ class Linear(Bandit):
 
     @property
     def _left(self) -> tuple[Floats, Floats]:
-        """The messages of the arms that left, about standardized regressors."""
+        """The messages of departed arms, for standardized regressors."""
         gram, moment = self.statistics["left_gram"], self.statistics["left_moment"]
         if not (self.scaling and self.traits):
             return gram, moment
@@ -219,7 +219,7 @@ class Linear(Bandit):
         return self._rescaled() if self.tune and self.seen else self
 
     def _learn_piece(self, batch: Batch) -> Self:
-        """The policy after observations without tuning; hands on the posterior, of which only their arms are stale."""
+        """The policy after observations without tuning; reuses the posterior, of which only their arms are stale."""
         after = super().learn(batch)
         known, stale = self.__dict__.get("posterior"), frozenset[int]()
         if known is None:
@@ -251,7 +251,7 @@ class Linear(Bandit):
         return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
     def _rewards(self, among: ArmPositions = EVERY) -> Rewards:
-        """All rewards of these arms and of those that left."""
+        """All rewards of these arms and of departed ones."""
         count, total, square, _ = self.statistics["left_noise"]
         count += self.statistics["count"][among].sum()
         total += self.statistics["moment"][among][..., -1].sum()
@@ -308,7 +308,7 @@ class Linear(Bandit):
         return sum_messages(*messages_to_parents(gram, moment, arms.cover), self._traits[which])
 
     def _arms(self, gram: Floats, moment: Floats) -> CoefficientLevel:
-        """The arms' level; arms without new observations are taken over from the version before."""
+        """The arms' level; arms without new observations are reused from the previous version."""
         known, stale = self.__dict__.pop("_previous", (None, frozenset()))
         if known is None or self.pool or known.arms.shrink != self.between or 2 * len(stale) > len(self.arms):
             return fit_level(gram, moment, self.between)
@@ -347,7 +347,7 @@ class Linear(Bandit):
         return Prediction(mean, np.maximum(own, 0), loading)
 
     def coefficients(self) -> tuple[Floats, Floats]:
-        """The posterior means of the coefficients on the regressors as they are given.
+        """The posterior means of the coefficients on unstandardized regressors.
 
         Returns:
             Those of the arms without the common constant, (arms, features) or (groups, arms, features), and the common

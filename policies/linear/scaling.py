@@ -1,4 +1,4 @@
-"""Standardizes the regressors of a linear policy, so that the unit and the zero of a feature do not matter.
+"""Standardizes a linear policy's regressors, so that a feature's unit and zero do not matter.
 
 z_j = gain_j (x_j - centre_j x_k), where x_k is the regressor that is constant, the featurizer's leading 1. So
 z_k is 1, and the v regressors that vary have mean 0 and variance 1/v on average: a prior of the coefficients says the
@@ -117,7 +117,7 @@ class Scaling:
         return matrix
 
     def inverse(self) -> Floats:
-        """The map back: x = L z, where what has not varied is at its centre."""
+        """The inverse map x = L z; a regressor that has not varied stays at its centre."""
         matrix = np.diag(np.divide(1.0, self.gain, out=np.zeros(self.gain.size), where=self.gain != 0))
         if self.constant >= 0:
             matrix[:, self.constant] += self.centre / self.gain[self.constant]
@@ -125,7 +125,7 @@ class Scaling:
 
 
 def _by_unit(variance: Floats) -> Floats:
-    """The variances (v,), of those that may have one unit their mean."""
+    """The variances (v,), averaged over regressors with a common unit."""
     if variance.size < 2:
         return variance
     median = float(np.median(variance))

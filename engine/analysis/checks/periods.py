@@ -51,7 +51,7 @@ def find_period(source: DuckDB, units: ir.Table, as_of: int) -> ReportPeriod:
 def with_ramp_history(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: datetime | None
 ) -> ExperimentQuestion:
-    """The question with a guarded ramp's coverage after each of its moves, and the reason why it stopped."""
+    """The question with a held ramp's coverage after each of its moves, and the reason why it stopped."""
     if not question.held_steps:
         return question
     events = read_log_table(source, log_dir, "events")

@@ -184,7 +184,7 @@ def _check_schedule(spec: ExperimentSpec, metrics: MetricsFile) -> Iterator[Fiel
 
 
 def _check_held_ramp(spec: ExperimentSpec, ramp: HeldRamp, metrics: MetricsFile) -> Iterator[FieldProblem]:
-    """Yield what a guarded ramp lacks: a control, a metric, or rates that convert its money."""
+    """Yield what a held ramp lacks: a control, a metric, or rates that convert its money."""
     if ramp.steps != sorted(set(ramp.steps)) or ramp.steps[0] <= 0:
         yield "ramp.steps", "do not rise from above 0; give each coverage once, the lowest first"
     if spec.coverage != 1:

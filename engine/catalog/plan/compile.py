@@ -353,7 +353,7 @@ def _compile_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
 
 
 def _compile_held_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
-    """The coverage and ranges of each step of a guarded ramp; empty for another ramp."""
+    """The coverage and ranges of each step of a held ramp; empty for another ramp."""
     if not isinstance(spec.ramp, HeldRamp):
         return ()
     return tuple((share, _compile_steps(replace(spec, ramp=[], coverage=share))[0][1]) for share in spec.ramp.steps)

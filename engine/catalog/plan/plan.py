@@ -212,7 +212,7 @@ class Experiment:
     """The coverage and ranges of each step of a ramp that holds itself; `steps` then has the last of them."""
 
     def held_ranges(self, coverage: float) -> Ranges:
-        """The ranges at the last step of a guarded ramp up to `coverage`; at least the first step's."""
+        """The ranges at the last step of a held ramp up to `coverage`; at least the first step's."""
         current = self.held_steps[0][1]
         for share, ranges in self.held_steps:
             if share <= coverage:

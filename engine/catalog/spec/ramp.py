@@ -33,7 +33,7 @@ Ramp = list[RampStep] | HeldRamp
 
 
 def timed_steps(ramp: Ramp) -> list[RampStep]:
-    """The steps of a ramp by dates; empty for a guarded ramp."""
+    """The steps of a ramp by dates; empty for a held ramp."""
     return [] if isinstance(ramp, HeldRamp) else ramp
 
 

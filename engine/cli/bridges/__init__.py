@@ -1,4 +1,4 @@
-"""Verbs for other systems: they import their flags, and serve agents."""
+"""Verbs that connect other systems: imports of their flags, and a server for agents."""
 
 from engine.cli.bridges import agents, imports
 

@@ -1,4 +1,4 @@
-"""The folder of drafts: the only place where agents write, and the only files that they write are YAML."""
+"""The folder of drafts: the only folder that agents write, with YAML files only."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ class DraftFolder:
         return sorted(path.relative_to(self.folder).as_posix() for path in found if path.is_file())
 
     def check_name(self, name: str) -> str:
-        """The name, if a file of the shop may have it.
+        """The name, if a file of the shop may have it; else an error.
 
         Raises:
             BadInput: for any other: a draft is a YAML file in the folder or its offers.
@@ -51,7 +51,7 @@ class DraftFolder:
         return is_there
 
     def _path(self, name: str) -> Path:
-        """The place of a draft, which no link leads out of the folder."""
+        """The path of a draft, checked so that no link leads out of the folder."""
         path = self.folder / self.check_name(name)
         if not path.resolve().is_relative_to(self.folder) or path.is_symlink():
             raise BadInput(f"{name!r} leads out of the folder of drafts; remove the link")

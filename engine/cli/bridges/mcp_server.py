@@ -33,14 +33,14 @@ INSTRUCTIONS = (
 
 
 class Tools:
-    """The verbs on one shop."""
+    """The command-line verbs on one shop, as tools."""
 
     def __init__(self, settings: Settings, drafts: DraftFolder, redis: str | None = None) -> None:
         self.settings, self.drafts = settings, drafts
         self.where = ["--data", str(settings.data), *(["--redis", redis] if redis else [])]
 
     def all(self) -> Iterator[Callable[..., object]]:
-        """Yield the functions that become tools; their docstrings are what an agent reads."""
+        """Yield the functions that become tools; an agent reads their docstrings."""
         yield from (self.check, self.plan, self.preview, self.simulate, self.power)
         yield from (self.analyze, self.explain, self.status)
         yield from (self.list_files, self.read_file, self.write_draft, self.delete_draft)
@@ -132,7 +132,7 @@ class Tools:
 
     @contextmanager
     def _shop(self, *, drafts: bool) -> Iterator[Path]:
-        """The folder that runs, or a copy of it with the drafts written over."""
+        """The running folder, or a copy of it with the drafts written over its files."""
         if not drafts or not self.drafts.names():
             yield self.settings.experiments
             return
@@ -155,7 +155,7 @@ def make_server(settings: Settings, drafts: Path, redis: str | None = None) -> M
 
 
 async def _run(verb: str, *words: str) -> str:
-    """The output of a verb: its JSON, or its errors where it has none."""
+    """The output of a verb: its JSON, or its errors if it has none."""
     command: Sequence[str] = (sys.executable, "-m", "engine", verb, *words)
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -1,1 +1,1 @@
-"""The growth team's verbs that rehearse: assertions, and what a change does."""
+"""The growth team's verbs for rehearsal: assertions, and the effects of a change."""

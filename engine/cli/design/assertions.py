@@ -82,7 +82,7 @@ def check_tests(
 
 
 def _current_steps(settings: Settings, specs: "Specs") -> "Mapping[str, float]":
-    """The coverage that each ramp which holds itself has reached; empty where no ramp does."""
+    """The coverage that each held ramp has reached; empty if there are none."""
     from engine.catalog.plan.compile import compile_plan
     from engine.supervise.running_state import read_running_state
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class PlannedChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The effects of a change: its parts, who of the sample moves, what the log shows, and the steps of ramps."""
+    """The effects of a change: its parts, moved customers of the sample, the log's evidence, and ramp steps."""
 
     changes: "list[Change]"
     moves: "list[VariantMove]"
@@ -136,7 +136,7 @@ def _compare(
 
 
 def _value(old: Path, new: Path, log_dir: Path, settings: Settings, alpha: float) -> "PlanValue":
-    """The value of each changed line on the log."""
+    """The value of each changed line, from the log."""
     require_extras("counterpoint plan --value", "analysis")
     from engine.analysis.planvalue.line_values import value_plan
 
@@ -222,7 +222,7 @@ def as_markdown(found: PlannedChange, old: str, new: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that Markdown and HTML take as it is, within a table too."""
+    """A text escaped for Markdown and HTML, also inside a table."""
     for mark in ("\\", "`", "*", "_", "|", "<", "[", "]"):
         text = text.replace(mark, f"\\{mark}")
     return text.replace("\n", " ")

@@ -24,7 +24,7 @@ DAY = 86_400.0
 
 
 class DaysRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The days of one way to run it. `vary` is what differs from the first row: method, audience, layer or window."""
+    """The days for one way to run it. `vary` is its difference from the first row: method, audience, layer, window."""
 
     vary: str
     value: str

@@ -1,4 +1,4 @@
-"""Makes the link with which somebody sees a variant or an offer on the shop's own pages."""
+"""Makes the link that shows its bearer a variant or an offer on the shop's own pages."""
 
 import time
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ LONGEST_DAYS = 30
 
 
 class PreviewLink(msgspec.Struct, frozen=True, kw_only=True):
-    """A link, its token, what it forces, and until when (RFC 3339)."""
+    """A link, its token, the choices that it forces, and its expiry (RFC 3339)."""
 
     link: str
     token: str
@@ -56,7 +56,7 @@ def print_link(
 
 
 def _find_forced(specs: "Specs", key: str, variant: str | None) -> str:
-    """The variant of the experiment, or the offer of the placement, that is forced."""
+    """The variant of the experiment, or the offer of the placement, to force."""
     experiment = specs.experiments.get(key)
     if experiment is not None:
         known, kind = [one.key for one in experiment.variants], "a variant of"

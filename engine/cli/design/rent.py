@@ -1,4 +1,4 @@
-"""The verb that says what the shop's rules cost."""
+"""The verb that shows the cost of the shop's rules."""
 
 from pathlib import Path
 from typing import Annotated

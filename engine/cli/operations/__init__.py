@@ -1,1 +1,1 @@
-"""Verbs for those who operate an installation."""
+"""Verbs for operators of an installation."""

@@ -1,4 +1,4 @@
-"""`counterpoint backup` and `restore`: a whole installation, copied while it runs and brought up elsewhere."""
+"""`counterpoint backup` and `restore`: copies a running installation, and restores it elsewhere."""
 
 from pathlib import Path
 from typing import Annotated

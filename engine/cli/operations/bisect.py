@@ -1,4 +1,4 @@
-"""`bisect`: which line of YAML or which snapshot changed what one customer gets."""
+"""`bisect`: finds the line of YAML or the snapshot that changed what one customer gets."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`counterpoint doctor`: what is wrong with a deployment, and what to do."""
+"""`counterpoint doctor`: finds the problems of a deployment and their remedies."""
 
 from typing import Annotated
 

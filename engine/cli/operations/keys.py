@@ -97,7 +97,7 @@ def _make_key(role: KeyRole) -> str:
 
 
 def _entry(name: str, role: KeyRole, days: float | None) -> dict[str, object]:
-    """The fields of a new entry, except for its digest."""
+    """The fields of a new entry except its digest."""
     entry: dict[str, object] = {"name": name, "role": role}
     if role == "client":
         entry["secret"] = secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""`counterpoint quarantine`: what could not be counted, and how to send it again."""
+"""`counterpoint quarantine`: lists records that could not be counted, and sends them again."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -60,7 +60,7 @@ def replay(*, reason: Reason = "", data: Data = None, json: AsJson = False) -> i
 
 
 def _settings_of(data: Data) -> Settings:
-    """The settings of a data folder that exists: one that was mistyped has nothing in quarantine either."""
+    """The settings of an existing data folder, since a mistyped one would have an empty quarantine."""
     settings = from_environment(data=data)
     if not settings.data.is_dir():
         raise BadInput(f"{settings.data}: no such folder; give the --data of `counterpoint up`")

@@ -1,4 +1,4 @@
-"""Computes one result in a process of its own, at low priority: pages and decisions do not wait for DuckDB.
+"""Computes one result in a separate low-priority process, so that pages and decisions do not wait for DuckDB.
 
 Every report is the object that the command line prints for the same question.
 """
@@ -37,7 +37,7 @@ class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compute(settings: Settings, job: Job, source: str) -> Result:
-    """The result of a job; a reason in place of its value where the data or the plan do not allow one."""
+    """The result of a job, or the reason why the data or the plan do not allow one."""
     began, now = time.perf_counter(), time.time()
     try:
         value = _COMPUTE[job.kind](settings, job)

@@ -17,7 +17,7 @@ from engine.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """The parts that pages need.
+    """The parts that pages need: worker, results and sessions.
 
     `worker` is that of a decision server which serves no decisions: it has the plan, the store, the learnt policies and
     a spool for audit records, so a page explains and pauses by the same code as the API.

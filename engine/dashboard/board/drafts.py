@@ -1,4 +1,4 @@
-"""Drafts of the editor: their problems, what they would change, who would get what, and writing them to the folder.
+"""Drafts of the editor: checks them, rehearses their effects, and writes them to the folder.
 
 A draft is checked together with the files that are in the folder now, by the same code as `check`, `plan` and
 `preview`, and nothing is written until `write_draft`. Forms change line ends, so a draft has line feeds only, and a
@@ -43,7 +43,7 @@ _writing = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class DraftCheck:
-    """A draft and its effects; `is_real` says whether its sample are customers of the log or made-up ones."""
+    """A draft and its effects; `is_real` states whether its sample comes from the log."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -56,7 +56,7 @@ class DraftCheck:
 
     @property
     def is_unsafe(self) -> bool:
-        """Whether something in the change is unsafe."""
+        """Whether a part of the change is unsafe."""
         return any(change.verdict == "unsafe" for change in self.changes)
 
 
@@ -72,7 +72,7 @@ def text_of(data: bytes) -> str:
 
 
 def digest_of(data: bytes | None) -> str:
-    """The SHA-256 by which a file is known as the one that was opened; empty for one that is not there."""
+    """The SHA-256 by which an opened file is recognized; empty for a missing file."""
     return "" if data is None else sha256(data).hexdigest()
 
 
@@ -116,7 +116,7 @@ def check_draft(desk: Desk, name: str, text: str) -> DraftCheck:
 
 
 def write_draft(desk: Desk, name: str, text: str, *, seen: str, accepts_unsafe: bool) -> DraftCheck:
-    """Write a valid draft to the folder, which the servers then run; returns what it changes.
+    """Write a valid draft to the folder, which the servers then run; returns its changes.
 
     A file with the line ends of Windows retains them.
 
@@ -155,7 +155,7 @@ def _write_draft(desk: Desk, name: str, text: str, *, seen: str, accepts_unsafe:
 
 
 def require_utf8(name: str, data: bytes) -> None:
-    """Refuse a file that the editor cannot show: writing it would replace the characters that it cannot read.
+    """Refuse a file that is not UTF-8, since writing it would replace its other characters.
 
     Raises:
         BadInput: if it is not UTF-8.
@@ -175,7 +175,7 @@ def _with_line_ends(text: str, found: bytes) -> bytes:
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside `path` and rename it, so that a reader sees the old one or the new one."""
+    """Write a temporary file beside `path` and rename it, so that readers see the old or the new one."""
     path.parent.mkdir(exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -201,7 +201,7 @@ def _key_of(specs: Specs, file: str) -> str:
 
 
 def _sample(desk: Desk, specs: Specs, now: float, most: int) -> tuple[list[SampledCustomer], bool]:
-    """Customers of the log's newest decisions, or made-up ones where it has none."""
+    """Customers of the log's newest decisions, or generated ones if there are none."""
     result = desk.results.read(Job("sample", ""))
     found = result.value if result is not None and isinstance(result.value, tuple) else ()
     if not found:
@@ -210,7 +210,7 @@ def _sample(desk: Desk, specs: Specs, now: float, most: int) -> tuple[list[Sampl
 
 
 def _on_channels(plan: Plan, key: str, sample: list[SampledCustomer]) -> list[SampledCustomer]:
-    """A few of the sample, whose channels take turns; on the first channel of `key` if theirs does not have it."""
+    """A few customers of the sample on alternating channels; on the first channel of `key` if theirs lacks it."""
     placement = placement_of(plan, key)
     shown = plan.placements[placement] if placement else plan.experiments[key].spec.channels or plan.channels
     sample = [one if one.channel in shown else SampledCustomer(one.profile, one.context) for one in sample]

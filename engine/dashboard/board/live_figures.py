@@ -1,4 +1,4 @@
-"""The present load of the decision servers of this machine, from the counters that they share."""
+"""The current load of this machine's decision servers, from their shared counters."""
 
 import os
 import time
@@ -19,7 +19,7 @@ WINDOW_SECONDS = 10.0
 
 
 class LiveFigure(msgspec.Struct, frozen=True):
-    """One figure: its value, None where nothing happened, and as text."""
+    """One figure as number and text; the value is None if nothing happened."""
 
     value: float | None
     text: str
@@ -33,7 +33,7 @@ class _CounterSample(NamedTuple):
 
 
 class LiveFigures:
-    """Samples the counters when somebody looks, and keeps the samples of the last seconds."""
+    """Samples the counters on request, and stores the samples of recent seconds."""
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
         self._worker = worker

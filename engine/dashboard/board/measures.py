@@ -1,4 +1,4 @@
-"""The measurement reports that the pages offer, each with the options that the command line has by default."""
+"""The measurement reports on the pages, each with the command line's default options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def build_measure(settings: Settings, plan: Plan, name: str, source: EventSource) -> MeasureReport:
-    """One report.
+    """Build one report.
 
     Raises:
         BadInput: if there is none of this name, or the log does not have what it needs.

@@ -1,4 +1,4 @@
-"""The plans that ran, by their archive: when each file changed, who changed it, and what the change did."""
+"""The history of plans from the archive: when each file changed, the author, and the effect of the change."""
 
 import threading
 from dataclasses import dataclass, field
@@ -76,7 +76,7 @@ class PlanHistory:
 
 
 def _changes(before: PlanVersion | None, after: PlanVersion, key: str) -> list[Change]:
-    """The effects of a change on `key`; none for a plan that this release does not read, or the first."""
+    """The effects of a change on `key`; empty for the first plan or one that this release cannot read."""
     if before is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Keeps results fresh: a thread chooses what to compute, a process of its own computes it, one at a time.
+"""Keeps results fresh: a thread chooses jobs, and a separate process computes them one at a time.
 
 What is computed, in this order:
 
@@ -70,7 +70,7 @@ class Refresher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End both; a computation in progress is given up."""
+        """End both; a computation in progress is discarded."""
         self._stop.set()
         self._results.changed.set()
         self._thread.join(2.0)
@@ -93,7 +93,7 @@ class Refresher:
             self._results.changed.clear()
 
     def _choose(self) -> Job | None:
-        """The job that is most urgent; None while all are fresh."""
+        """The most urgent job; None if all results are fresh."""
         if log_time(self._settings.log) is None:
             return None
         now, source, plan = time.time(), self.source(), self._read_plan()
@@ -121,7 +121,7 @@ class Refresher:
         return found.at if found else 0.0
 
     def _points(self, standing: list[Job], now: float) -> Iterator[Job]:
-        """The points of the histories of the reports that are known."""
+        """The known points of the reports' histories."""
         for job in standing:
             found = self._results.peek(job)
             if job.kind == "experiment" and found is not None and isinstance(found.value, Report):
@@ -169,7 +169,7 @@ class Refresher:
 
 
 def standing_jobs(plan: Plan) -> Iterator[Job]:
-    """The reports that are computed without being asked for."""
+    """The reports that are computed without a request."""
     yield Job("activity", "")
     yield Job("sample", "")
     for experiment in plan.experiments.values():
@@ -193,13 +193,13 @@ def history_times(report: Report, now: float) -> list[float]:
 
 
 def read_history(results: Results, report: Report, now: float) -> list[HistoryPoint]:
-    """The points of an experiment's history that are known, in the order of time."""
+    """The known points of an experiment's history, in time order."""
     points = (results.peek(Job("history", report.experiment, at)) for at in history_times(report, now))
     return [point.value for point in points if point is not None and isinstance(point.value, HistoryPoint)]
 
 
 def log_state(folder: Path) -> str:
-    """A text that changes whenever the collector commits to the log."""
+    """A text that changes with each commit of the collector to the log."""
     try:
         stat = (folder / ".checkpoint.json").stat()
     except OSError:
@@ -208,7 +208,7 @@ def log_state(folder: Path) -> str:
 
 
 def log_time(folder: Path) -> float | None:
-    """When the collector last committed (s since 1970); None without a log."""
+    """The time of the collector's last commit (s since 1970); None without a log."""
     try:
         return (folder / ".checkpoint.json").stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""The subjects of the experiments' pages: experiments, flags, and the rules of flags that are experiments."""
+"""The subjects of experiment pages: experiments, flags, and rules of flags that are experiments."""
 
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE, rule_experiments
@@ -15,10 +15,10 @@ def reported_specs(specs: Specs) -> dict[str, ExperimentSpec]:
 
 
 def is_reported(rule: ExperimentSpec) -> bool:
-    """Whether a rule of a flag has a page of its own: it compares variants, or names metrics."""
+    """Whether a rule of a flag has its own page: it compares variants or names metrics."""
     return rule.kind == "experiment" or rule.metrics is not None
 
 
 def file_key(key: str) -> str:
-    """The key that stands in the file: of a rule that of its flag, which the kill switch stops as well."""
+    """The key in the file: for a rule its flag's, which the kill switch also pauses."""
     return key.partition(RULE)[0]

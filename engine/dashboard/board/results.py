@@ -1,4 +1,4 @@
-"""Results that pages read: computed by another process, kept here with the time they are of.
+"""Results for the pages, computed by another process and stored here with their time.
 
 A page never waits for a computation. It shows the newest `Result` with its time, and asks for a newer one.
 """
@@ -18,7 +18,7 @@ RETRY_SECONDS = 5.0
 
 
 class Job(NamedTuple):
-    """One computation: its kind, the experiment, placement or report it is of, and one more argument.
+    """One computation: its kind, its experiment, placement or report, and one more argument.
 
     Of an experiment `detail` is the trait of its segments, of a history the time of one point.
     """
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The value of a job or the reason why it has none, when it was computed (s since 1970), and how long that took.
+    """A job's value or the reason why it has none, its time (s since 1970), and its duration.
 
     `source` names the log and the plan that it was computed from; a result of another source is to be renewed.
     A failure has none, so that it is computed again after a rest.
@@ -48,7 +48,7 @@ def failed_result(reason: str, at: float, seconds: float = 0.0) -> Result:
 
 
 class Results:
-    """The newest result of each job, and which jobs a page asked for lately."""
+    """The newest result of each job, and the jobs that pages requested recently."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Results:
         """Set when a page asks for a job, so that the refresher need not wait."""
 
     def read(self, job: Job) -> Result | None:
-        """The newest result of a job that a page shows, which keeps it fresh; None while it is computed first."""
+        """The newest result of a job for a page, which keeps the job fresh; None until it is computed."""
         with self._lock:
             is_new = job not in self._wanted
             self._wanted[job] = time.time()
@@ -69,7 +69,7 @@ class Results:
         return found
 
     def keep_listed(self, job: Job) -> None:
-        """Keep a job fresh that a list shows, after those that a page is about."""
+        """Keep a list's job fresh, after the jobs of single pages."""
         with self._lock:
             self._listed[job] = time.time()
 
@@ -84,19 +84,19 @@ class Results:
             self._found[job] = result
 
     def wanted(self, since: float) -> Mapping[Job, float]:
-        """The jobs that a page asked for since then, and when; older ones are forgotten."""
+        """The jobs requested since a time, with the time of each request; forgets older requests."""
         with self._lock:
             self._wanted = {job: at for job, at in self._wanted.items() if at >= since}
             return dict(self._wanted)
 
     def listed(self, since: float) -> Mapping[Job, float]:
-        """The jobs that lists show, among those of `wanted`."""
+        """The jobs of lists among those of `wanted`."""
         with self._lock:
             self._listed = {job: at for job, at in self._listed.items() if at >= since}
             return dict(self._listed)
 
     def drop(self, keep: AbstractSet[Job], before: float) -> None:
-        """Forget results from before then, but those of jobs that are in `keep` or that somebody asks for."""
+        """Drop results from before a time, except those in `keep` or requested ones."""
         with self._lock:
             self._found = {
                 job: found
@@ -106,12 +106,12 @@ class Results:
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest result; None without any."""
+        """The time of the oldest result; None if there are none."""
         with self._lock:
             return min((found.at for found in self._found.values()), default=None)
 
     @property
     def newest(self) -> float | None:
-        """The time of the newest result; None without any."""
+        """The time of the newest result; None if there are none."""
         with self._lock:
             return max((found.at for found in self._found.values()), default=None)

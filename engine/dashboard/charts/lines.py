@@ -1,4 +1,4 @@
-"""Lines over time, each with a band where it has an interval, and areas that add up to one."""
+"""Lines over time, with a band if they have intervals, and areas that add up to one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Line(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """A drawn chart, the sentence that stands for it, and its legend as (class, name)."""
+    """A drawn chart, its text alternative, and its legend as (class, name)."""
 
     drawing: Markup
     label: str
@@ -109,7 +109,7 @@ def area_chart(label: str, times: Sequence[float], parts: Sequence[tuple[str, Se
 
 
 def _trimmed(points: Sequence[LinePoint], ends: Sequence[float]) -> list[float]:
-    """The ends of all intervals but the widest early ones, which would flatten the picture of what came later."""
+    """The ends of all intervals except the widest early ones, which would flatten later ones."""
     if len(points) < 4:
         return list(ends)
     last = max(points, key=lambda point: point.at)

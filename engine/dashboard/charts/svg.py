@@ -56,7 +56,7 @@ class Scale:
 
 
 def nice_step(rough: float) -> float:
-    """The least of 1, 2, 2.5 and 5 times a power of ten that is not below `rough`."""
+    """The least of 1, 2, 2.5 and 5 times a power of ten that is at least `rough`."""
     if rough <= 0 or not math.isfinite(rough):
         return 1.0
     power: float = 10.0 ** math.floor(math.log10(rough))

@@ -16,7 +16,7 @@ _STATES = {"validated": "good", "correlational": "warn"}
 
 @dataclass(frozen=True, kw_only=True)
 class TreeChart:
-    """A drawn tree, the sentence that stands for it, its legend as (class, name), and whether it needs a wide page."""
+    """A drawn tree, its text alternative, its legend as (class, name), and whether it needs a wide page."""
 
     drawing: Markup
     label: str

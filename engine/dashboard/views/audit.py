@@ -1,4 +1,4 @@
-"""The audit log: who changed how the engine works, and who changed which file."""
+"""The audit log: changes of how the engine works and of files, with their authors."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Bandits: what each placement's policies choose, what that earns, and their snapshots with rollback."""
+"""Bandits: each placement's policies with their choices, rewards, snapshots and rollback."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ MOST_ARMS = 12
 
 
 async def bandits(visit: PageVisit) -> Page:
-    """All placements with a policy."""
+    """The page of all placements with a policy."""
     desk, cards = visit.desk, []
     for placement in dict.fromkeys(selection.placement for selection in desk.plan.policies.values()):
         result = desk.results.read(Job("placement", placement))
@@ -55,7 +55,7 @@ async def bandits(visit: PageVisit) -> Page:
 
 
 async def bandit(visit: PageVisit) -> Page:
-    """One placement."""
+    """The page of one placement."""
     placement, desk = visit.path["placement"], visit.desk
     selections = _selections(visit, placement)
     if not selections:
@@ -111,7 +111,7 @@ async def roll_back(visit: PageVisit) -> Redirect:
 
 
 def gain_lights(report: PolicyReport) -> list[Light]:
-    """Describes the gain of each policy over uniform choice, a sentence each."""
+    """A sentence per policy about its gain over uniform choice."""
     found = []
     for policy, gain in report.against_uniform.items():
         if isinstance(gain, NotEstimable):

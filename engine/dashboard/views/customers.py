@@ -1,4 +1,4 @@
-"""One customer: who they are, what happened on which channel, what they would get now and why; export and erase."""
+"""One customer: identity, history by channel, current decisions with reasons; export and erasure."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ SHOWN = 200
 
 
 async def customers(visit: PageVisit) -> PageAnswer:
-    """The search, by any identifier; a page of a customer where one is given."""
+    """The search by any identifier, or the page of the customer that it names."""
     wanted = visit.query.get("id", "").strip()
     if wanted:
         return Redirect(to=link_to("customers", wanted))
@@ -38,7 +38,7 @@ async def customers(visit: PageVisit) -> PageAnswer:
 
 
 async def customer(visit: PageVisit) -> Page:
-    """One customer."""
+    """The page of one customer."""
     wanted = visit.path["id"]
     try:
         view = await show_customer(visit.desk.worker, wanted)
@@ -77,7 +77,7 @@ async def customer(visit: PageVisit) -> Page:
 
 
 async def timeline(visit: PageVisit) -> Page:
-    """Shows a customer's history, newest first; a part of the customer's page that is loaded after it."""
+    """Shows a customer's history, newest first; the customer's page loads it separately."""
     wanted, settings = visit.query.get("id", ""), visit.desk.settings
     view = await show_customer(visit.desk.worker, wanted)
     ids = {str(view["customer"]), *identifier_spellings(wanted)}
@@ -106,7 +106,7 @@ async def timeline(visit: PageVisit) -> Page:
 
 
 async def export(visit: PageVisit) -> Download:
-    """Everything that is stored of a customer, as JSON."""
+    """Everything stored about a customer, as JSON."""
     wanted, worker = visit.form.get("id", ""), visit.desk.worker
     found = await export_customer(worker, wanted)
     record_audit(worker, CUSTOMER_EXPORTED, {"by": visit.session.name}, time.time())
@@ -162,7 +162,7 @@ def _mapping(view: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 
 def _attributes(view: Mapping[str, object], currency: str) -> list[tuple[str, str]]:
-    """The attributes that people ask for first."""
+    """The attributes that people look up first."""
     known = _mapping(view, "attributes")
     orders, loyalty = _mapping(known, "orders"), _mapping(known, "loyalty")
     found = [

@@ -1,4 +1,4 @@
-"""The editor: one YAML file at a time, with its problems, its changes and a preview beside it."""
+"""The editor: one YAML file at a time, with its problems, changes and a preview."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ def draft_tables(checked: DraftCheck) -> tuple[DataTable, ...]:
 async def _editor_page(
     visit: PageVisit, name: str, text: str, files: dict[str, bytes], seen: str, *, refused: str = ""
 ) -> Page:
-    """The page on a text, checked before it is shown, so that it works without scripts too."""
+    """The page of a text, checked before it is shown, so that it works without scripts too."""
     checked, problem = await _check(visit, name, text)
     return Page(
         template="editor.html",
@@ -108,7 +108,7 @@ async def _editor_page(
 
 
 async def _check(visit: PageVisit, name: str, text: str) -> tuple[DraftCheck, str]:
-    """The check of a draft, or why there is none; a problem of the secret file quotes it, so only an admin reads it."""
+    """The check of a draft, or the reason for none; only an admin sees problems that quote the secret file."""
     try:
         checked = await asyncio.to_thread(check_draft, visit.desk, name, text)
     except BadInput as error:
@@ -122,13 +122,13 @@ async def _check(visit: PageVisit, name: str, text: str) -> tuple[DraftCheck, st
 
 
 async def _files_for(visit: PageVisit) -> dict[str, bytes]:
-    """The folder's files that the person may read."""
+    """The folder's files that this person may read."""
     files = await asyncio.to_thread(folder_files, visit.desk.settings.experiments)
     return {name: data for name, data in files.items() if name != ADMIN_FILE or visit.may("admin")}
 
 
 def _require_readable(visit: PageVisit, name: str) -> None:
-    """Refuse the secret file to all but admins.
+    """Refuse the secret file to everyone except admins.
 
     Raises:
         Refusal: 403.
@@ -139,7 +139,7 @@ def _require_readable(visit: PageVisit, name: str) -> None:
 
 
 def _text(visit: PageVisit) -> str:
-    """The draft with the line ends of a file; a form sends others."""
+    """The draft with the file's line ends, since a form sends others."""
     return visit.form.get("text", "").replace("\r\n", "\n")
 
 

@@ -1,4 +1,4 @@
-"""Login and logout, the theme, and the page of an address that has none."""
+"""Login and logout, the theme, and the page for unknown addresses."""
 
 import time
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from engine.vocabulary import DASHBOARD_LOGIN
 
 
 async def login_page(visit: PageVisit) -> PageAnswer:
-    """The form that takes a key; whoever is logged in goes on."""
+    """The form that takes a key; a person who is logged in is redirected."""
     target = own_address(visit.query.get("next", "/"))
     if visit.session.role is not None:
         return Redirect(to=target)
@@ -48,7 +48,7 @@ async def begin_openid(visit: PageVisit) -> PageAnswer:
 
 
 async def finish_openid(visit: PageVisit) -> PageAnswer:
-    """Log in the person who comes back from the provider."""
+    """Log in the person who returns from the provider."""
     sessions = visit.desk.sessions
     if sessions.openid is None:
         raise Refusal(404, "no login by OpenID Connect is configured; log in with a key")
@@ -81,7 +81,7 @@ async def healthy(visit: PageVisit) -> Download:
 
 
 async def no_page(visit: PageVisit) -> Page:
-    """The answer to an address without a page."""
+    """The answer to an unknown address."""
     raise Refusal(404, f"no page has the address {visit.url}; use the menu")
 
 
@@ -101,7 +101,7 @@ def _sentence(refusal: Refusal) -> str:
 
 
 def own_address(target: str) -> str:
-    """An address of this dashboard: another site's becomes the first page."""
+    """An address within this dashboard; any other becomes the first page."""
     parts = urlsplit(target)
     is_own = not parts.scheme and not parts.netloc and target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_own and target.isprintable() else "/"

@@ -1,4 +1,4 @@
-"""One experiment: the verdict, the effects, the data's quality, its file with its history."""
+"""One experiment: verdict, effects, data quality, and its file with history."""
 
 import asyncio
 import time
@@ -161,7 +161,7 @@ def _mean(metric: MetricReport, variant: str) -> str:
 
 
 def _unit(metric: MetricReport, report: Report, amounts: Collection[str]) -> str:
-    """The unit after a metric's absolute figures, where they have one: the currency of an amount."""
+    """The unit of a metric's absolute figures, such as the currency; empty without one."""
     return f" {report.currency}" if metric.metric in amounts and report.currency else ""
 
 
@@ -187,7 +187,7 @@ def _bayes_chart(report: Report) -> IntervalChart | None:
 
 
 def _effect_chart(report: Report, history: Sequence[HistoryPoint]) -> LineChart | None:
-    """The primary metric's effect as each day's report would have had it, with its band."""
+    """The primary metric's effect, as each day's report shows it, with its band."""
     primary = next((row.metric for row in report.metrics if row.role == "primary"), "")
     lines = []
     for variant in report.units:

@@ -1,4 +1,4 @@
-"""The file of an experiment on its page: its text, who changed what, and what the effects can be split by."""
+"""The file of an experiment on its page: text, history, and the traits that can split effects."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def changes_table(changes: Sequence[FileChange]) -> DataTable:
 
 
 def read_file_changes(visit: PageVisit, key: str) -> list[FileChange]:
-    """The changes of the file of an experiment; of a rule those of its flag's."""
+    """The changes of an experiment's file; for a rule those of its flag's file."""
     desk, key = visit.desk, file_key(key)
     file = desk.worker.watch.specs.files.get(key, "")
     return desk.history.changes_of(file.partition("/")[2] if "/" in file else file, key)

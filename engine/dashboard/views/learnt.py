@@ -11,7 +11,7 @@ from engine.learn.rollback import Version, versions
 
 
 def stored_versions(visit: PageVisit, key: str) -> list[Version]:
-    """The stored snapshots, the current one first; none for a policy that has not learnt yet, or without the store."""
+    """The stored snapshots, the current one first; empty if the policy has not learnt or the store is away."""
     try:
         return versions(visit.desk.settings, key)
     except (BadInput, StoreUnavailable):

@@ -1,4 +1,4 @@
-"""Throughput, latency, lag and degraded answers, now: server-sent events."""
+"""Current throughput, latency, lag and degraded answers, updated by server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ FIGURES = {
 
 
 async def live(visit: PageVisit) -> Page:
-    """The page, with the figures of this moment; a script keeps them moving."""
+    """The page with the current figures; a script updates them."""
     desk = visit.desk
     figures = desk.live.read()
     titles = {"figure": "Figure", "value": "Value"}

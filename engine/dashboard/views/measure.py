@@ -1,4 +1,4 @@
-"""Measurement reports: a sentence, a figure in money, a picture, the tables, and what they are not."""
+"""Measurement reports: a sentence, a money figure, a picture, tables, and limits."""
 
 from engine.analysis.measure.model import MeasureReport, Picture, ReportTable
 from engine.analysis.render.measure_text import figure_text, is_figure, table_names, table_texts, title_of
@@ -16,7 +16,7 @@ EMPTY = "Nothing is here yet. The sentence above says what is missing; it fills 
 
 
 async def measures(visit: PageVisit) -> Page:
-    """All reports, each with its sentence."""
+    """The page of all reports, each with its sentence."""
     cards = []
     for name, (title, question) in MEASURES.items():
         result = visit.desk.results.read(Job("measure", name))
@@ -35,7 +35,7 @@ async def measures(visit: PageVisit) -> Page:
 
 
 async def measure(visit: PageVisit) -> Page:
-    """One report."""
+    """The page of one report."""
     name = visit.path["name"]
     if name not in MEASURES:
         raise Refusal(404, f"{name!r} is no report; the reports are {', '.join(MEASURES)}")

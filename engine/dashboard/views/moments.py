@@ -1,4 +1,4 @@
-"""Moments of truth, when some offers precede all others, and the messages that campaigns draw; how often each was."""
+"""Moments of truth, and messages that campaigns draw, with the number of each."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ from engine.dashboard.web import Page, PageVisit, link_to
 
 
 async def moments(visit: PageVisit) -> Page:
-    """All moments, in the order in which they are asked."""
+    """The page of all moments, in order of precedence."""
     desk = visit.desk
     activity = desk.results.read(Job("activity", ""))
     shown = activity.value.shown if activity and isinstance(activity.value, ActivityReport) else []
@@ -35,7 +35,7 @@ async def moments(visit: PageVisit) -> Page:
 
 
 def trigger_text(trigger: TriggerSpec) -> str:
-    """Describes the trigger of a moment in a sentence."""
+    """A sentence about the trigger of a moment."""
     parts = []
     if trigger.event:
         parts.append(f"the event {trigger.event}")
@@ -56,7 +56,7 @@ def _counts(drawn: dict[str, int]) -> list[str]:
 
 
 def _times(spec: MomentSpec, counts: dict[tuple[str, str], int]) -> int:
-    """The number of times that one of the moment's offers preceded the others at its placements."""
+    """The number of times that one of the moment's offers took precedence at its placements."""
     return sum(counts.get((placement, offer), 0) for placement in spec.placements for offer in spec.offers)
 
 

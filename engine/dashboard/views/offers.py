@@ -1,4 +1,4 @@
-"""Offers: which customers a gate keeps from which offer, and what is left of stocks and budgets."""
+"""Offers: the customers from which gates keep each offer, and the rest of stocks and budgets."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ Left = dict[str, float | None]
 
 
 async def offers(visit: PageVisit) -> Page:
-    """All offers with what is left of their limits, and the holes of the catalogue."""
+    """The page of all offers with the rest of their limits, and the holes of the catalogue."""
     desk = visit.desk
     activity = desk.results.read(Job("activity", ""))
     shown = activity.value.shown if activity and isinstance(activity.value, ActivityReport) else []
@@ -130,7 +130,7 @@ def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) 
 
 
 def _stock_left(offer: Offer, left: Left) -> float | None:
-    """The rest of an offer's stock; where places hand its item over, at all of them together."""
+    """The rest of an offer's stock; for a stock by place the sum over its places."""
     sku = offer.limits.shelf_sku
     if sku is None:
         return left.get(f"stock:{offer.spec.stock.sku}") if offer.spec.stock else None
@@ -160,7 +160,7 @@ def _shelves_table(visit: PageVisit, left: Left) -> DataTable:
 
 
 def _left_cell(left: float | None, least: float, currency: str = "") -> TableCell:
-    """Renders the rest, red where it does not suffice for one more showing."""
+    """The rest, in red if it does not suffice for another showing."""
     if left is None:
         return TableCell(None, " ")
     tone: Tone = "bad" if left < least else ""
@@ -195,7 +195,7 @@ def _outcomes_chart(run: DryRun) -> BarChart | None:
 
 
 def _funnel_chart(run: DryRun) -> BarChart | None:
-    """The number of times that each gate closed an offer, over offers and visits, in the order of the gates."""
+    """The number of times that each gate closed an offer, over offers and visits, in gate order."""
     closed: dict[str, int] = {}
     for row in run.kept:
         closed[row.gate] = closed.get(row.gate, 0) + row.visits

@@ -1,4 +1,4 @@
-"""The overview: what needs a decision today, what runs, whether the engine is well."""
+"""The overview: decisions due today, running experiments, and the engine's health."""
 
 import time
 
@@ -44,7 +44,7 @@ async def overview(visit: PageVisit) -> Page:
 
 
 async def engine_lights(visit: PageVisit) -> list[Light]:
-    """The state of what the engine depends on."""
+    """The state of the engine's dependencies."""
     desk = visit.desk
     ready = await check_readiness(desk.worker)
     found = [

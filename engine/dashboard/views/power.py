@@ -22,7 +22,7 @@ CURVE = (0.25, 0.5, 1.0, 1.6, 2.4)
 
 
 class KnownBaseline(NamedTuple):
-    """A metric's control in a report, and the units of a day that saw that experiment."""
+    """A metric's control in a report, and the daily units of that experiment."""
 
     name: str
     baseline: str
@@ -30,7 +30,7 @@ class KnownBaseline(NamedTuple):
 
 
 class PlannerQuestion(NamedTuple):
-    """The fields as numbers; shares, not percentages."""
+    """The planner's fields as numbers; shares, not percentages."""
 
     baseline: Baseline
     inference: Inference
@@ -131,7 +131,7 @@ def _sentence(design: Design, daily: float) -> str:
 
 
 def _effects(question: PlannerQuestion) -> list[tuple[float, int]]:
-    """The units that each of some effects needs; those that no number of units finds are left out."""
+    """The number of units for each of several effects, without those that no number detects."""
     rows = []
     for effect in sorted({*EFFECTS, question.mde}):
         try:
@@ -145,7 +145,7 @@ def _effects(question: PlannerQuestion) -> list[tuple[float, int]]:
 
 
 def _chart(question: PlannerQuestion, units: int) -> LineChart | None:
-    """The least effect that is found, by the number of customers around the planned one."""
+    """The least detectable effect by the number of customers around the planned one."""
     points = []
     for step in CURVE:
         count = max(10, round(units * step))

@@ -1,4 +1,4 @@
-"""One experiment in a row: its state, its verdict in a sentence and in money, and the lights of its checks."""
+"""One experiment as a row: its state, its verdict in words and money, and the lights of its checks."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ LOOKS: dict[Method, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One experiment; `report` is None until it was computed, `reason` says why there is none."""
+    """One experiment; `report` is None until it is computed, `reason` is the reason for none."""
 
     key: str
     title: str
@@ -55,17 +55,17 @@ class Summary:
 
     @property
     def needs_decision(self) -> bool:
-        """Whether somebody should decide today."""
+        """Whether a person should decide today."""
         return self.verdict in {"ship", "stop", "fix the data"} and self.state in {"running", "paused"}
 
     @property
     def worth(self) -> float:
-        """The size of the amount that hangs on the decision, for the order of the list."""
+        """The absolute amount at stake in the decision, which sorts the list."""
         return abs(self.money.estimate) if self.money else 0.0
 
     @property
     def money_short(self) -> str:
-        """The amount per month in a few characters, with its interval where it is not settled."""
+        """The monthly amount in a few characters, with its interval if the decision is open."""
         if self.money is None or self.report is None:
             return ""
         unit = self.report.currency
@@ -81,7 +81,7 @@ class Summary:
 
 
 def keep_fresh(desk: Desk, shown: Sequence[Summary]) -> None:
-    """Have the reports of the experiments on a page renewed as the log grows."""
+    """Request the reports of a page's experiments, so that they are renewed as the log grows."""
     for one in shown:
         if one.state != "draft" and one.spec.metrics is not None:
             desk.results.keep_listed(Job("experiment", one.key, "channel"))
@@ -96,7 +96,7 @@ def summaries(desk: Desk) -> list[Summary]:
 
 
 def stale_flags(desk: Desk) -> dict[str, StaleFlag]:
-    """The flags that the code could do without, by key, by the newest look at the log."""
+    """The flags that the code could remove, by key, from the newest check of the log."""
     result = desk.results.read(Job("stale", ""))
     return {one.key: one for one in result.value} if result and isinstance(result.value, list) else {}
 
@@ -161,7 +161,7 @@ def _with_report(plain: Summary, report: Report) -> Summary:
 
 
 def _reason(spec: ExperimentSpec, result: Result | None) -> str:
-    """Why there is no report, and what to do about it."""
+    """The reason for a missing report, with the remedy."""
     if spec.status == "draft":
         return "A draft: try it in the editor with preview, then set status: running."
     if spec.metrics is None and spec.kind == "flag":
