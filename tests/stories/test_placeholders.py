@@ -34,6 +34,7 @@ IN_OTHER_SCRIPTS = [
     *("undefined undefined", "null-null", "null,null", "(not set)", "Not Available", "N.A."),
     *("#N/A", "<nil>", "-Infinity", "false", "true", "-1", "0.0", "Anonymous", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"),
     *("0e0", "0.0E+00", "0x0", "0b0", "-0.0e3"),
+    *("+49", "+1", "+358", "<id>", "<USER_ID>", "<your card>"),
 ]
 REAL = [
     *(

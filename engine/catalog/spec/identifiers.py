@@ -23,11 +23,12 @@ _WORD = (
     r"(?:undefined|null|nan|none|nil|void|n[/.]a|object(?: \w+)?|unknown|anonymous|guest|true|false|infinity"
     r"|not (?:set|available|applicable|provided|found))"
 )
-# Words between marks, the UUID of ones, -1, or the name of a variable that a template did not replace. Zero may be
-# written as `0e0` or `0x0`.
+# Words between marks, the UUID of ones, -1, a country code alone, or the name of a variable that a template did not
+# replace. Zero may be written as `0e0` or `0x0`.
 _PLACEHOLDER = (
     rf"[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+|{_MARK}*{_WORD}(?:{_MARK}+{_WORD})*{_MARK}*"
     r"|f{8}(?:-?f{4}){3}-?f{12}|-1(?:\.0)?"
+    r"|\+\d{1,3}|<[a-z_ .]+>"
     r"|\{\{[\s\S]*\}\}|[$%#@]?\{[^{}]*\}|<%[\s\S]*%>|%[sd@]|\[\[[\s\S]*\]\]"
 )
 # Marks and zeros alone: ``, `-`, `+`, `0`, `000000`, the zero UUID.
