@@ -42,6 +42,9 @@ UNFINISHED_ERASURES: Final = "cp:{erased}:begun"
 COUPON_OFFERS: Final = "cp:coupons"
 PAUSED_EXPERIMENTS: Final = "cp:paused"
 STORE_PROBE: Final = "cp:{probe}"
+STORE_LAYOUT: Final = "cp:layout"
+LAYOUT: Final = 1
+"""The layout of the store's keys and values. Values say their own encodings; this is for what they cannot say."""
 LEARNER_SETS: Final = "cp:learners"
 
 
@@ -234,6 +237,7 @@ KEYSPACE: Final = (
     KeyPattern(due_lease("ID"), "string: customer and cause", "a day after the lease", "due"),
     KeyPattern(idempotent_answer("DIGEST"), "string: request digest and answer", "60 seconds", "service"),
     KeyPattern(PARTITIONS, "set: numbers of the partitions that have records", "never", "journal"),
+    KeyPattern(STORE_LAYOUT, "string: the number of the layout of keys and values", "never", "journal"),
     KeyPattern(partition(0).stream, "stream: frames of records, trimmed once collected", "never", "journal"),
     KeyPattern(
         partition(0).shipped,

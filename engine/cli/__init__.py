@@ -22,7 +22,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, interactions, rent, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, bisect, coupons, doctor, keys, log, quarantine, store
+from engine.cli.operations import backup, bisect, coupons, doctor, keys, log, migrate, quarantine, store
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "log",
     "main",
     "measure",
+    "migrate",
     "quarantine",
     "rent",
     "reports",

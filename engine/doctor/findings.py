@@ -238,7 +238,11 @@ def _check_log(settings: Settings) -> Iterator[Diagnosis]:
     checkpoint = read_checkpoint(settings.log)
     yield _ok("log", f"{checkpoint.commit:,} commits")
     if has_extra("analysis"):
-        from engine.journal.log.quarantine import list_quarantine  # noqa: PLC0415 (a server has no Parquet libraries)
+        from engine.journal.log.layout import outdated_files  # noqa: PLC0415 (a server has no Parquet libraries)
+        from engine.journal.log.quarantine import list_quarantine  # noqa: PLC0415 (as above)
+
+        if old := sum(1 for _ in outdated_files(settings.log)):
+            yield _warning("log", f"{old:,} files lack columns of this version", "counterpoint migrate")
 
         held = len(list_quarantine(settings.log))
         if held:

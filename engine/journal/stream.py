@@ -279,12 +279,34 @@ def connect_stream(url: str, timeout: float = 5.0) -> StreamClient:
         raise BadInput(f"{url!r} is not the address of a store: {error}; write redis://host:6379/0") from error
 
 
-def refuse_eviction(client: StreamClient) -> None:
-    """Check that the store never deletes acknowledged records to free memory.
+def read_layout(client: StreamClient) -> int | None:
+    """The layout that the store's keys and values have; None if none is noted, as in earlier versions.
 
     Raises:
-        JournalError: if its `maxmemory-policy` evicts.
+        JournalError: if it is of a later version.
+        RedisError: if the store does not answer.
     """
+    found = client.get(keyspace.STORE_LAYOUT)
+    layout = int(found) if found else None
+    if layout is not None and layout > keyspace.LAYOUT:
+        raise JournalError(
+            f"the store has layout {layout} of a later version, this one reads up to {keyspace.LAYOUT}; install that"
+        )
+    return layout
+
+
+def note_layout(client: StreamClient) -> None:
+    """Note in the store that its keys and values have this version's layout."""
+    client.set(keyspace.STORE_LAYOUT, keyspace.LAYOUT)
+
+
+def refuse_eviction(client: StreamClient) -> None:
+    """Check that the store never deletes acknowledged records to free memory, and is not of a later version.
+
+    Raises:
+        JournalError: if its `maxmemory-policy` evicts, or its layout is of a later version.
+    """
+    read_layout(client)
     try:
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
     except redis.ResponseError:  # hosted stores forbid CONFIG

@@ -8,7 +8,7 @@ from tests.verbs import run_verb
 VERBS = {
     "Run": {
         *("up", "serve", "learn", "collect", "coupons", "dashboard", "demo", "due", "mcp", "policy", "supervise"),
-        *("backup", "doctor", "keys", "log", "restore", "store", "quarantine"),
+        *("backup", "doctor", "keys", "log", "migrate", "restore", "store", "quarantine"),
     },
     "Design": {
         "balance",

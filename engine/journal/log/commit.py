@@ -31,6 +31,8 @@ from engine.journal.spool.spool import sync_directory
 from engine.journal.stream import Progress
 
 CHECKPOINT = ".checkpoint.json"
+LAYOUT = 2
+"""The layout that this version writes (`layout`); the log of a later one is refused."""
 _log = structlog.get_logger(__name__)
 
 
@@ -46,6 +48,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     publish: dict[str, str] = {}
     remove: list[str] = []
     erased: dict[str, float] = {}
+    layout: int = LAYOUT
+
+
+class _Layout(msgspec.Struct):
+    """The layout in a checkpoint; those of before it was written have the first."""
+
+    layout: int = 1
 
 
 class LogChange(msgspec.Struct, frozen=True):
@@ -55,6 +64,7 @@ class LogChange(msgspec.Struct, frozen=True):
     remove: list[Path] = []
     progress: Progress | None = None
     erased: dict[str, float] | None = None
+    layout: int | None = None
 
 
 def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait: bool = True) -> bool:
@@ -80,6 +90,7 @@ def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait:
             publish={str(temporary.relative_to(log)): str(path.relative_to(log)) for path, temporary in hidden.items()},
             remove=[str(path.relative_to(log)) for path in changes.remove],
             erased=before.erased if changes.erased is None else changes.erased,
+            layout=before.layout if changes.layout is None else changes.layout,
         )
         replaced = bool(changes.remove) or any(path.exists() for path in changes.add)
         try:
@@ -156,15 +167,23 @@ def read_checkpoint(log: Path) -> Checkpoint:
     """The checkpoint of the log; empty before the first commit.
 
     Raises:
-        JournalError: if the file is damaged.
+        JournalError: if the file is damaged, or the log is of a later version.
     """
     path = log / CHECKPOINT
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+        content = path.read_bytes()
+        layout = msgspec.json.decode(content, type=_Layout).layout
+        checkpoint = msgspec.structs.replace(msgspec.json.decode(content, type=Checkpoint), layout=layout)
     except FileNotFoundError:
         return Checkpoint()
     except msgspec.MsgspecError as error:
         raise JournalError(f"{error}; restore it from a backup of the log", path) from error
+    if checkpoint.layout > LAYOUT:
+        raise JournalError(
+            f"layout {checkpoint.layout} is of a later version, this one reads up to {LAYOUT}; install that version",
+            path,
+        )
+    return checkpoint
 
 
 @contextmanager
