@@ -134,12 +134,14 @@ class _EppoReader:
         accepted: Mapping[str, bool] = {
             "STRING": isinstance(value, str),
             "BOOLEAN": isinstance(value, bool),
-            "INTEGER": isinstance(value, int) and not isinstance(value, bool),
+            "INTEGER": isinstance(value, int | float) and float(value).is_integer() and not isinstance(value, bool),
             "NUMERIC": isinstance(value, int | float) and not isinstance(value, bool),
             "JSON": isinstance(value, Mapping),
         }
         if not accepted.get(kind, False):
             raise Unsupported(f"the variation {variation.key!r} is not of the flag's type {kind} (TYPE_MISMATCH)")
+        if kind == "INTEGER" and isinstance(value, float):
+            return int(value)
         return float(value) if kind == "NUMERIC" and isinstance(value, int) else value
 
     def _when(self, allocation: EppoAllocation) -> Tree:

@@ -65,6 +65,8 @@ class _ContextSource:
             for name, segment in (segments if isinstance(segments, Mapping) else {}).items()
         }
         self.identities: list[tuple[str, FlagsmithState]] = []
+        self.constants = _environment_names(document.get("environment"), "key")
+        self.hashes_numbers = False
 
 
 class _EnvironmentSource:
@@ -76,6 +78,8 @@ class _EnvironmentSource:
             raise Unsupported("has neither 'features' nor 'feature_states'; give an environment document of Flagsmith")
         self.features = [_name_state(f"feature_states[{at}]", _raw_state(one)) for at, one in enumerate(states)]
         self.prefix = f"{document.get('api_key', '')}_"
+        self.constants = _environment_names(document, "api_key")
+        self.hashes_numbers = document.get("use_identity_composite_key_for_hashing") is False
         project = document.get("project")
         listed = _listed(project, "segments")
         keyed = {str(_get(one, "id")): {**_mapping(one), "key": str(_get(one, "id"))} for one in listed}
@@ -99,7 +103,13 @@ def _read(state: FlagsmithState | Unsupported, source: _ContextSource | _Environ
     if isinstance(state, Unsupported):
         raise state
     draft = Draft(state.name, shop.keys[state.name])
-    reader = SegmentReader(draft, shop, source.prefix)
+    if source.hashes_numbers:
+        why = (
+            "the environment hashes identities by a number that only Flagsmith's database has; the identifier is hashed"
+        )
+        if state.variants or _has_shares(source):
+            draft.note("hash", "changed", f"{why}, as Flagsmith's SDKs do where they decide themselves")
+    reader = SegmentReader(draft, shop, source.prefix, source.constants)
     for identifier, override in source.identities:
         if override.name == state.name:
             _decide(draft, trait("id", {"$in": [identifier]}), override, f"identity-{identifier}", source.prefix)
@@ -132,6 +142,18 @@ def _decide(draft: Draft, tree: Tree, state: FlagsmithState, name: str, prefix: 
         draft.add(tree, Split(Hash(f"{state.key},{prefix}", "flagsmith"), parts), name)
     if rest:
         draft.add(tree, draft.variant({"enabled": state.enabled, "value": state.value}), name)
+
+
+def _environment_names(environment: object, key: str) -> dict[str, str]:
+    """What a document says of its environment, under the names that segments ask for it by."""
+    found = {"$.environment.name": _get(environment, "name"), "$.environment.key": _get(environment, key)}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def _has_shares(source: "_ContextSource | _EnvironmentSource") -> bool:
+    """Whether a segment takes a share of its customers, or an override has several values."""
+    states = [one for listed in source.overrides.values() for one in listed]
+    return "PERCENTAGE_SPLIT" in str(source.segments) or any(one.variants for one in states)
 
 
 def _end(percent: float) -> float:

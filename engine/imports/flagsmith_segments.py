@@ -72,10 +72,13 @@ class FlagsmithSegment(msgspec.Struct, frozen=True):
 
 
 class SegmentReader:
-    """Reads segments for the flag of a draft; `prefix` stands before an identity's key in what is hashed."""
+    """Reads segments for the flag of a draft; `prefix` stands before an identity's key in what is hashed.
 
-    def __init__(self, draft: Draft, shop: SharedParts, prefix: str) -> None:
-        self.draft, self.shop, self.prefix = draft, shop, prefix
+    `constants` are the names of Flagsmith's context that the document answers, such as its environment's.
+    """
+
+    def __init__(self, draft: Draft, shop: SharedParts, prefix: str, constants: Mapping[str, str]) -> None:
+        self.draft, self.shop, self.prefix, self.constants = draft, shop, prefix, constants
 
     def read(self, segment: FlagsmithSegment) -> Tree:
         """When a customer is in the segment, which `segments.yaml` has unless it needs a hash."""
@@ -91,6 +94,8 @@ class SegmentReader:
 
     def _condition(self, one: FlagsmithCondition, segment: FlagsmithSegment) -> Tree:
         name, value = one.name, one.value
+        if name in self.constants:
+            return self._constant(one, self.constants[name])
         if name.startswith("$."):
             if name not in _PATHS:
                 raise Unsupported(f"reads {name!r} of Flagsmith's context, which no request here has")
@@ -102,6 +107,22 @@ class SegmentReader:
         if one.operator == "IN":
             return trait(name, {"$in": text_forms(_listed(value), name)})
         return self._compare(one.operator, name, "" if value is None or isinstance(value, list) else str(value))
+
+    def _constant(self, one: FlagsmithCondition, known: str) -> Tree:
+        """A condition on what the document says: it always holds, or never."""
+        value = "" if one.value is None or isinstance(one.value, list) else str(one.value)
+        holds = {
+            "EQUAL": known == value,
+            "NOT_EQUAL": known != value,
+            "CONTAINS": value in known,
+            "NOT_CONTAINS": value not in known,
+            "IN": known in _listed(one.value),
+            "IS_SET": True,
+            "IS_NOT_SET": False,
+        }
+        if one.operator not in holds:
+            raise Unsupported(f"compares {one.name!r} of Flagsmith's context by {one.operator}")
+        return ALWAYS if holds[one.operator] else NEVER
 
     def _share(self, one: FlagsmithCondition, name: str, segment: FlagsmithSegment) -> Tree:
         """A share of the customers: those whose percentage is at most the value."""
@@ -135,12 +156,24 @@ class SegmentReader:
                 self.draft.note("segments", "changed", "Python's regular expressions are read as JavaScript's")
                 return trait(name, {"$exists": True, "$regex": f"^(?:{value})"})
             case "MODULO":
-                return _modulo(name, value)
+                return self._modulo(name, value)
             case _ if operator in _ORDER:
                 sign = _ORDER[operator]
                 numbers = [trait(name, {"$type": "number", sign: number})] if number is not None else []
                 return any_of([trait(name, {"$type": "string", sign: value}), *numbers])
         raise Unsupported(f"{operator!r} is not an operator that Flagsmith documents")
+
+    def _modulo(self, name: str, value: str) -> Tree:
+        """`divisor|remainder`; Python's remainder has the divisor's sign, MongoDB's that of the number."""
+        parts = [read_number(part) for part in value.split("|")]
+        if len(parts) == 2 and any(part is not None and part != int(part) for part in parts):
+            why = f"MODULO {value} is of numbers that are not whole, which no condition divides by; it never holds"
+            self.draft.note("segments", "not kept", why)
+        if len(parts) != 2 or any(part is None or part != int(part) for part in parts) or not parts[0]:
+            return NEVER
+        divisor, remainder = (int(part or 0) for part in parts)
+        negative = [trait(name, {"$mod": [divisor, remainder - divisor]})] if remainder else []
+        return any_of([trait(name, {"$mod": [divisor, remainder]}), *negative])
 
 
 def _by_type(kind: str, parts: list[Tree]) -> Tree:
@@ -161,13 +194,3 @@ def _listed(value: object) -> list[object]:
             return list(text.split(","))
         return list(found)
     return list(text.split(","))
-
-
-def _modulo(name: str, value: str) -> Tree:
-    """`divisor|remainder`; Python's remainder has the divisor's sign, MongoDB's that of the number."""
-    parts = [read_number(part) for part in value.split("|")]
-    if len(parts) != 2 or any(part is None or part != int(part) for part in parts) or not parts[0]:
-        return NEVER
-    divisor, remainder = (int(part or 0) for part in parts)
-    negative = [trait(name, {"$mod": [divisor, remainder - divisor]})] if remainder else []
-    return any_of([trait(name, {"$mod": [divisor, remainder]}), *negative])

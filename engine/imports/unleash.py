@@ -1,5 +1,9 @@
 """Unleash's features, as its client API gives them: `{"version": 2, "features": […], "segments": […]}`.
 
+An export of the admin's pages has strategies and environments beside the features (`featureStrategies`,
+`featureEnvironments`); they are put together first. It names segments without their constraints, so a strategy in one
+of those is not kept.
+
 https://docs.getunleash.io/reference/activation-strategies. A strategy becomes rules: its constraints are the audience,
 its rollout a filter by Unleash's own hash, its variants ranges of a second one. A feature without variants is a boolean
 flag; one with variants has their payloads, and `code_default` where it is off or has none.
@@ -51,6 +55,7 @@ class UnleashStrategy(msgspec.Struct, frozen=True):
     constraints: list[UnleashConstraint] | None = None
     segments: list[int] | None = None
     variants: list[UnleashVariant] | None = None
+    disabled: bool | None = None
 
 
 class UnleashDependency(msgspec.Struct, frozen=True):
@@ -77,7 +82,7 @@ class UnleashSegment(msgspec.Struct, frozen=True):
 
     id: int
     name: str | None = None
-    constraints: list[UnleashConstraint] = []
+    constraints: list[UnleashConstraint] | None = None
 
 
 def read_unleash(document: Json, shop: SharedParts) -> Iterator[tuple[str, ReadFlag]]:
@@ -88,7 +93,9 @@ def read_unleash(document: Json, shop: SharedParts) -> Iterator[tuple[str, ReadF
     """
     raw = document.get("features")
     if not isinstance(raw, list):
-        raise Unsupported("has no 'features'; give what Unleash's /api/client/features answers")
+        raise Unsupported("has no 'features'; give what Unleash's /api/client/features answers, or an export")
+    if isinstance(document.get("featureStrategies"), list):
+        raw = [_join_export(one, document) for one in _listed_mappings(document, "features")]
     features = {str(one.get("name")): one for one in raw if isinstance(one, Mapping)}
     shop.name_flags(features)
     listed = document.get("segments")
@@ -118,7 +125,8 @@ class _UnleashReader:
         draft.is_off = not feature.enabled
         for need in feature.dependencies or []:
             self._depend(need)
-        for strategy in feature.strategies or [UnleashStrategy("default")]:
+        given = [one for one in feature.strategies or [] if not one.disabled]
+        for strategy in given if feature.strategies else [UnleashStrategy("default")]:
             name = strategy.name
             tree = self._when(strategy)
             if tree != NEVER:
@@ -155,6 +163,10 @@ class _UnleashReader:
                 )
                 return NEVER
             segment = read_source(raw, UnleashSegment)
+            if segment.constraints is None:
+                why = f"segment {number} has no constraints in the document, so it is never on"
+                self.draft.note(strategy.name, "not kept", f"{why}; give what /api/client/features answers")
+                return NEVER
             parts += [self._constraint(strategy.name, one) for one in segment.constraints]
         parts += [self._constraint(strategy.name, one) for one in strategy.constraints or []]
         return all_of(parts)
@@ -238,6 +250,36 @@ class _UnleashReader:
         if by.unit != "userId":
             draft.note(name, "changed", f"without {by.unit!r} the customer is hashed; the variant was a random one")
             draft.add(tree, Split(replace(by, unit="userId"), ranges), f"{name}-no-unit")
+
+
+def _join_export(feature: Json, document: Json) -> Json:
+    """A feature of an export in the form of the client API.
+
+    Raises:
+        Unsupported: if the export has several environments, of which only one can be meant.
+    """
+    name = feature.get("name")
+    places = [one for one in _listed_mappings(document, "featureEnvironments") if one.get("featureName") == name]
+    strategies = [one for one in _listed_mappings(document, "featureStrategies") if one.get("featureName") == name]
+    environments = {str(one["environment"]) for one in (*places, *strategies) if one.get("environment") is not None}
+    if len(environments) > 1:
+        raise Unsupported(f"has {', '.join(sorted(environments))} of {name!r}; export one environment at a time")
+    wanted: list[object] = []
+    for one in _listed_mappings(document, "dependencies"):
+        if one.get("feature") == name:
+            wanted += _listed_mappings(one, "dependencies")
+    return {
+        **feature,
+        "enabled": any(one.get("enabled") is True for one in places),
+        "strategies": [{**one, "name": one.get("name") or one.get("strategyName")} for one in strategies],
+        "variants": next((one["variants"] for one in places if one.get("variants")), feature.get("variants")),
+        "dependencies": wanted or None,
+    }
+
+
+def _listed_mappings(document: Json, key: str) -> list[Json]:
+    found = document.get(key)
+    return [dict(one) for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
 
 
 def _ranges(variants: Sequence[UnleashVariant], keys: Sequence[str], total: int) -> list[tuple[str, float, float]]:
