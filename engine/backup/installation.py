@@ -108,7 +108,7 @@ def check_backup(source: Path) -> BackupManifest:
     try:
         manifest = msgspec.json.decode((source / MANIFEST).read_bytes(), type=BackupManifest)
     except FileNotFoundError:
-        raise BadInput(f"{source}: has no {MANIFEST}, so it is no backup, or one that was not finished") from None
+        raise BadInput(f"{source}: has no {MANIFEST}, so it is not a backup, or one that was not finished") from None
     except msgspec.MsgspecError as error:
         raise BadInput(f"{source / MANIFEST}: {error}; take another backup") from error
     for name, file in manifest.files.items():

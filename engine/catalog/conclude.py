@@ -32,10 +32,10 @@ def write_conclusion(folder: Path, specs: Specs, key: str, *, ship: str | None, 
     """
     flag, has_rule, rule = key.partition(RULE)
     if flag not in specs.experiments:
-        raise BadInput(f"{key!r} is no experiment of {folder}; name one of {', '.join(sorted(specs.experiments))}")
+        raise BadInput(f"{key!r} is not an experiment of {folder}; name one of {', '.join(sorted(specs.experiments))}")
     names = rule_names(specs.experiments[flag].rules)
     if has_rule and rule not in names:
-        raise BadInput(f"{key!r} is no rule of the flag {flag}; name one of {', '.join(names) or 'none'}")
+        raise BadInput(f"{key!r} is not a rule of the flag {flag}; name one of {', '.join(names) or 'none'}")
     name = specs.files[flag].partition("/")[2]
     path = folder / name
     text = path.read_bytes().decode()

@@ -232,7 +232,7 @@ def demo(
     once: Annotated[
         bool, Parameter(negative="", show_default=False, help="End after the reports instead of serving on.")
     ] = False,
-    customers: Annotated[int, Parameter(help="How many simulated customers come.")] = 4000,
+    customers: Annotated[int, Parameter(help="The number of simulated customers.")] = 4000,
     port: Port = None,
     data: Annotated[
         Path | None, Parameter(help="The folder of spool, store and log, emptied first; ./.data/demo by default.")

@@ -114,7 +114,9 @@ def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
     if choice.reason == "policy":
         factors = choice.factors.get(choice.offer.key)
         weight = (
-            f", weighed {factors.context:g} times for what they came for" if factors and factors.context != 1 else ""
+            f", weighed {factors.context:g} times for the reason of their visit"
+            if factors and factors.context != 1
+            else ""
         )
         return f"chosen in {choice.propensity:.0%} of such cases{weight}"
     return REASONS[choice.reason]

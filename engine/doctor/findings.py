@@ -260,13 +260,13 @@ def _read_ready(url: str) -> bytes:
 
 def _check_server(url: str) -> Iterator[Diagnosis]:
     if not url.startswith(("http://", "https://")):
-        yield _problem("server", f"{url}: is no address of a server", "write http://HOST:PORT")
+        yield _problem("server", f"{url}: is not an address of a server", "write http://HOST:PORT")
         return
     try:
         body = _read_ready(url)
     except HTTPException as error:
         if isinstance(error, InvalidURL):
-            yield _problem("server", f"{url}: is no address of a server: {error}", "write http://HOST:PORT")
+            yield _problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
             return
         detail = f"{url}: does not answer as a decision server ({type(error).__name__})"
         yield _problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
@@ -275,14 +275,14 @@ def _check_server(url: str) -> Iterator[Diagnosis]:
         yield _problem("server", f"{url}: {error}", "start it; its log says why it ended")
         return
     except ValueError as error:
-        yield _problem("server", f"{url}: is no address of a server: {error}", "write http://HOST:PORT")
+        yield _problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
         return
     try:
         ready = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         why = msgspec.json.decode(ready.get("why", msgspec.Raw(b"[]")), type=list[str])
         problems = msgspec.json.decode(ready.get("plan_problems", msgspec.Raw(b"[]")), type=list[str])
     except (msgspec.MsgspecError, UnicodeError):
-        yield _problem("server", f"{url}: is no decision server", "name the address that serves /readyz")
+        yield _problem("server", f"{url}: is not a decision server", "name the address that serves /readyz")
         return
     for text in why:
         detail, _, remedy = text.partition("; ")

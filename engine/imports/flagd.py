@@ -126,9 +126,7 @@ class _FlagdReader:
             forms: list[object] = [variant, *([variant == "true"] if variant in {"true", "false"} else [])]
             self.draft.add(all_of([when, trait(operand.name, {"$in": forms})]), key, f"{place}-{variant}")
         self._result(operand.default, all_of([when, trait(operand.name, {"$exists": False})]), f"{place}-missing")
-        self.draft.note(
-            place, "changed", "another name than a variant's is an error there; the code's default is given"
-        )
+        self.draft.note(place, "changed", "flagd fails on a name that no variant has; here it gives the code's default")
         self.draft.add(when, self.draft.code_default(), f"{place}-else")
 
     def _fractional(self, arguments: list[object], when: Tree, place: str) -> None:
@@ -139,7 +137,7 @@ class _FlagdReader:
                 raise Unsupported("has a fractional whose variants or weights are computed")
             weight = part[1] if len(part) > 1 else 1
             if not isinstance(weight, int) or isinstance(weight, bool):
-                raise Unsupported("has a fractional with a weight that is no whole number")
+                raise Unsupported("has a fractional with a weight that is not a whole number")
             weights.append((self._default() if part[0] is None else self._variant(part[0]), max(weight, 0)))
         total = sum(weight for _, weight in weights)
         if not total:

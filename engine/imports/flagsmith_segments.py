@@ -98,7 +98,7 @@ class SegmentReader:
             return self._constant(one, self.constants[name])
         if name.startswith("$."):
             if name not in _PATHS:
-                raise Unsupported(f"reads {name!r} of Flagsmith's context, which no request here has")
+                raise Unsupported(f"reads {name!r} of Flagsmith's context, which requests here do not have")
             name = _PATHS[name]
         if one.operator == "PERCENTAGE_SPLIT":
             return self._share(one, name, segment)

@@ -98,7 +98,7 @@ def read_growthbook(document: Json, shop: SharedParts) -> Iterator[tuple[str, Re
         if listed := _with_texts(values):
             shop.add_segment(str(name), {"values": listed})
         else:
-            shop.notes.append(Note("", f"savedGroups.{name}", "not kept", "is no list of values, or an empty one"))
+            shop.notes.append(Note("", f"savedGroups.{name}", "not kept", "is not a list of values, or an empty one"))
     for name, raw in features.items():
         yield name, lambda name=name, raw=raw: _GrowthBookReader(name, raw, shop, features).read()  # type: ignore[misc]
 

@@ -64,7 +64,7 @@ def operand_of(node: object, flag: str) -> Literal | Variable:
         if all(isinstance(part, Literal) for part in parts):
             return Literal("".join(to_text(part.value) for part in parts if isinstance(part, Literal)))
     if name != "var" or not arguments or not isinstance(arguments[0], str) or not arguments[0]:
-        raise Unsupported(f"computes a value with {name!r}, which no condition does")
+        raise Unsupported(f"computes a value with {name!r}, which conditions cannot express")
     if arguments[0] == "$flagd.flagKey":
         return Literal(flag)
     key = "id" if arguments[0] == "targetingKey" else arguments[0]
@@ -206,7 +206,7 @@ def _ordered(name: str, one: Literal | Variable, other: Literal | Variable) -> T
     if one.name == TIMESTAMP:
         seconds = read_number(other.value)
         if seconds is None or not isfinite(seconds):
-            raise Unsupported(f"compares the time with {other.value!r}, which is no number of seconds")
+            raise Unsupported(f"compares the time with {other.value!r}, which is not a number of seconds")
         return During(start=seconds) if name.startswith(">") else During(end=seconds)
     tree = trait(one.name, {_ORDER[name]: str(other.value) if is_text_trait(one.name) else other.value})
     return _with_default(one, tree, _constant(holds(one.default)))

@@ -36,9 +36,7 @@ class SharedParts:
             if key != name:
                 why = f"its key here is {key}: letters, digits, _ - . / and :, 64 at most, each file name once"
                 if is_reserved:
-                    why = (
-                        f"its key here is {key}, as {file_of(wanted).lower()} is no flag's file; ask for {key} in code"
-                    )
+                    why = f"its key here is {key}, as {file_of(wanted).lower()} is not a flag's file; use {key} in code"
                 self.notes.append(Note(name, "key", "changed", why))
 
     @contextmanager

@@ -209,7 +209,7 @@ class _UnleashReader:
     def _rollout(self, place: str, share: str, group: str, stickiness: str) -> Tree:
         percent = read_number(share)
         if percent is None:
-            self.draft.note(place, "not kept", f"{share!r} is no percentage, so it is never on")
+            self.draft.note(place, "not kept", f"{share!r} is not a percentage, so it is never on")
             return NEVER
         by = Hash(group, "unleash", unit=self._unit(place, stickiness))
         return InRange(by, 0.0, min(max(percent, 0), 100) / 100) if percent > 0 else NEVER

@@ -69,7 +69,7 @@ def _read(one: UnleashConstraint) -> Tree:
     if operator == "NUM_EQ" or operator in _NUMBERS:
         number = read_number(value)
         if number is None:
-            raise Unsupported(f"{operator} compares with {value!r}, which is no number")
+            raise Unsupported(f"{operator} compares with {value!r}, which is not a number")
         if operator == "NUM_EQ":
             return trait(name, {"$exists": True, "$gte": number, "$lte": number})
         return trait(name, {"$exists": True, _NUMBERS[operator]: number})
@@ -85,7 +85,7 @@ def _date(name: str, operator: str, value: str) -> Tree:
     """A date compared with the present, which `currentTime` is, or with another attribute."""
     moment = read_time(value)
     if moment is None:
-        raise Unsupported(f"{operator} compares with {value!r}, which is no date")
+        raise Unsupported(f"{operator} compares with {value!r}, which is not a date")
     is_after = operator == "DATE_AFTER"
     if name == "currentTime":
         return During(start=moment) if is_after else During(end=moment)

@@ -141,7 +141,7 @@ def _check_customers(spec: AssertionSpec, who: SampledCustomers, specs: Specs) -
     if who.held_out is not None and (not holdouts or who.held_out not in {True, *holdouts}):
         yield (
             "customers.held_out",
-            f"{who.held_out!r} is no holdout of layers.yaml; {suggest_name(who.held_out, holdouts)}",
+            f"{who.held_out!r} is not a holdout of layers.yaml; {suggest_name(who.held_out, holdouts)}",
         )
     for field, names in (("never", spec.never), ("always", spec.always)):
         for index, name in enumerate(names):

@@ -268,7 +268,7 @@ def _answers_of(log: Path, customer: str) -> Iterator[tuple[str, SeenAnswer]]:
 def _choose_pair(
     seen: Sequence[tuple[str, SeenAnswer]], customer: str, key: str | None, first: str | None, last: str | None
 ) -> tuple[SeenAnswer, SeenAnswer, str]:
-    """The early and the late answer, and their key."""
+    """The earlier and the later answer to compare, and their key."""
     alike: tuple[SeenAnswer, SeenAnswer, str] | None = None
     for name in [key] if key is not None else list(dict.fromkeys(one for one, _ in seen)):
         own = [answer for one, answer in seen if one == name]

@@ -366,5 +366,5 @@ def _read_state(file: Path) -> SupervisionState:
         return SupervisionState()
     except msgspec.DecodeError as error:
         raise BadInput(
-            f"{file}: is damaged ({error}); delete it, and ramps go on from where the store has them"
+            f"{file}: is damaged ({error}); delete it, and ramps continue from their positions in the store"
         ) from error

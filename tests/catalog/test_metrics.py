@@ -31,7 +31,7 @@ def test_funnels_thresholds_and_active_days_are_metrics() -> None:
     [
         ({"key": "f", "kind": "funnel", "window": "7d"}, "metrics[1].steps is missing"),
         (FUNNEL | {"window": None}, "metrics[1].window is missing"),
-        (FUNNEL | {"event": "view"}, "metrics[1].event a funnel has none; its events are its steps"),
+        (FUNNEL | {"event": "view"}, "metrics[1].event a funnel has none; a funnel's events are its steps"),
         (FUNNEL | {"filter": {"a": 1}}, "metrics[1].filter a funnel has none; write '{event: …, filter: …}' as a step"),
         (FUNNEL | {"steps": ["view"]}, "metrics[1].steps has 1 entries, at least 2 are needed"),
         (FUNNEL | {"steps": ["view", {"event": "x", "fliter": {}}]}, "metrics[1].steps[1].fliter 'fliter' is not"),

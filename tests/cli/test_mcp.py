@@ -75,7 +75,7 @@ def test_a_draft_is_checked_and_planned_beside_what_runs(found: dict[str, Any], 
 
 
 def test_no_name_leads_out_of_the_folder_of_drafts(found: dict[str, Any], shop: Path, tmp_path: Path) -> None:
-    assert "is no name of a draft" in found["escape"]
+    assert "is not a name of a draft" in found["escape"]
     assert (shop / "channels.yaml").read_bytes() == (ROOT / "experiments/channels.yaml").read_bytes()
     assert json.loads(found["files"])["drafts"] == ["new_banner.yaml"]
     drafts = DraftFolder(tmp_path / "drafts")

@@ -30,7 +30,7 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
     first, second, third = items_of(body)
     assert isinstance(first, Event)
     assert isinstance(third, Event)
-    why = "Expected `str | null`, got `int` - at `$.event`; /docs says what an item may have"
+    why = "Expected `str | null`, got `int` - at `$.event`; see /docs for the fields of an item"
     assert second == EventStatus("rejected", "m2", why)
 
 

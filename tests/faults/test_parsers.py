@@ -36,5 +36,5 @@ def test_an_event_with_a_field_that_is_no_utf8_is_rejected_alone() -> None:
 
 @pytest.mark.parametrize("cut", [b">", b">abc"])
 def test_a_cut_pointer_to_a_customer_is_unreadable(cut: bytes) -> None:
-    with pytest.raises(UnreadableValueError, match="which is no key"):
+    with pytest.raises(UnreadableValueError, match="which is not a key"):
         decode_entry(cut)

@@ -174,7 +174,7 @@ MISTAKEN: list[tuple[Any, str]] = [
         for value in values
     ),
     ({"given": {}}, "has not exactly one of `expect`"),
-    ({"customers": {"held_out": "q5"}, "never": ["tea"]}, "'q5' is no holdout"),
+    ({"customers": {"held_out": "q5"}, "never": ["tea"]}, "'q5' is not a holdout"),
     ({"customers": {}}, "says nothing of its customers"),
     ({"channel": "shop", "expect": {"steps": "one"}}, "'shop' is not in channels.yaml"),
     ("every customer sees tea or wine", "is not such a sentence"),

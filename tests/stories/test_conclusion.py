@@ -227,5 +227,5 @@ def test_a_rule_of_a_flag_is_concluded_in_its_place(tmp_path: Path, rule: str, n
     assert path.read_bytes().decode() == RULES.replace("\n", newline).replace(before, after)
     [ended] = [one for one in load_specs(folder).experiments["f"].rules if one.status == "shipped"]
     assert (ended.key, ended.ship) == (rule, "y")
-    with pytest.raises(CounterpointError, match="'f#c' is no rule of the flag f; name one of a, b"):
+    with pytest.raises(CounterpointError, match="'f#c' is not a rule of the flag f; name one of a, b"):
         write_conclusion(folder, load_specs(folder), "f#c", ship="y", decided=decided)

@@ -173,7 +173,7 @@ def test_an_erasure_deletes_whose_code_it_was_and_nobody_gets_it_again(open_shop
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("A B\n", ":1: 'A B' is no code"), ("", "has no code"), ("code\nOK-1\n\u00e4\u00f6\u00fc\n", ":3:")],
+    [("A B\n", ":1: 'A B' is not a code"), ("", "has no code"), ("code\nOK-1\n\u00e4\u00f6\u00fc\n", ":3:")],
 )
 def test_a_file_that_has_no_codes_imports_nothing(open_shop: Any, tmp_path: Path, text: str, found: str) -> None:
     shop = open_shop(SHOP, workers=1)

@@ -45,7 +45,7 @@ SHOP: dict[str, Any] = {
         }
     },
 }
-WARNING = "properties.stars: {!r:.40} is no number up to 1e+12, so no metric counts it; send a number"
+WARNING = "properties.stars: {!r:.40} is not a number up to 1e+12; no metric counts it; send a number"
 
 
 @pytest.mark.parametrize("seed", [1, 2])

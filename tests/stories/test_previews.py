@@ -138,12 +138,12 @@ def test_a_preview_that_expired_was_altered_or_names_nothing_is_refused(open_sho
     for bad in (f"{head[:-2]}AA.{tail}", f"{head}.{tail[:-2]}AA", forged):
         assert "was altered, or its secret was replaced; make a new link" in refusal(bad)
     for bad in ("x", f".{tail}", ".", "é.é"):
-        assert "is no preview token" in refusal(bad)
+        assert "is not a preview token" in refusal(bad)
     until = time.time() + 60
     for force, why in (
-        ({"steps": "three"}, "forces 'three', which is no variant of steps"),
-        ({"gone": "a"}, "forces 'gone', which is not here any more"),
-        ({"hero": "gone"}, "forces the offer 'gone', which is not here any more"),
+        ({"steps": "three"}, "forces 'three', which is not a variant of steps"),
+        ({"gone": "a"}, "forces 'gone', which the plan no longer has"),
+        ({"hero": "gone"}, "forces the offer 'gone', which the plan no longer has"),
     ):
         assert why in refusal(sign_preview(shop.settings, force, until))
     with time_machine.travel(datetime.now(UTC) + timedelta(hours=2, seconds=1), tick=True):

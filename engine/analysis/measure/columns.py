@@ -68,7 +68,7 @@ def to_microseconds(option: str, days: float) -> int:
         BadInput: if they are not above 0, or longer than a century.
     """
     if not (math.isfinite(days) and 0 < days <= LONGEST_DAYS):
-        raise BadInput(f"--{option} {days:g}: is no number of days; give one above 0, up to {LONGEST_DAYS:,.0f}")
+        raise BadInput(f"--{option} {days:g}: is not a number of days; give one above 0, up to {LONGEST_DAYS:,.0f}")
     return int(days * 86_400_000_000)
 
 

@@ -376,7 +376,7 @@ class EventSource:
         lost, rows = self.engine.run("SELECT count(*) FILTER (time IS NULL), count(*) FROM table_events")[0]
         if lost:
             raise BadInput(
-                f"{self.place}: {lost:,} of {rows:,} rows have a time that is no date, timestamp or epoch; "
+                f"{self.place}: {lost:,} of {rows:,} rows have a time that is not a date, timestamp or epoch; "
                 "correct them, or name another column with --time"
             )
         return ibis_table(self.engine.view("table_events", "FROM table_events"))

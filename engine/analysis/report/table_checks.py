@@ -146,7 +146,7 @@ def flag_missing_values(groups: Mapping[str, Group], measures: Sequence[Measure]
         if valued.p < EXPOSURE_GATE:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in valued.shares.items())
             flags.append(
-                f"{measure.name}: a different share has a value in each variant ({shares}); they do not compare"
+                f"{measure.name}: the share with a value differs between variants ({shares}), so they do not compare"
             )
         flags += _flag_covariates(measure, dict(zip(groups, sides, strict=True)), sequential=sequential)
         rows = count_clustered_rows(measure, sides)

@@ -39,7 +39,7 @@ def prerequisite_problems(need: Prerequisite, other: ExperimentSpec | None) -> I
     values = [value_of(variant, other.type) for variant in other.variants]
     if need.value is not UNSET and need.value not in values:
         shown = ", ".join(shorten_value(value) for value in values if value is not UNSET) or "none"
-        yield ".value", f"{shorten_value(need.value)} is no value of {need.experiment}; its values are {shown}"
+        yield ".value", f"{shorten_value(need.value)} is not a value of {need.experiment}; its values are {shown}"
 
 
 def _check_experiment(spec: ExperimentSpec) -> Iterator[FieldProblem]:

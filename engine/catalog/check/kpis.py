@@ -28,7 +28,7 @@ def _check_tree(nodes: list[KpiSpec], known: DefinedNames) -> Iterator[FieldProb
             path = f"kpis[{index}].drives[{at}]"
             yield from check_defined(path, driven, keys, "the nodes of kpis")
             if driven in tiers and tiers[driven] < tiers[node.metric]:
-                yield path, f"{driven!r} is of an earlier tier than {node.metric!r}; turn the edge around"
+                yield path, f"{driven!r} is of an earlier tier than {node.metric!r}; reverse the edge"
         for name in node.assumed:
             if name not in node.drives:
                 yield f"kpis[{index}].assumed.{name}", f"{name!r} is not driven by it; add it to drives"

@@ -70,5 +70,5 @@ def _check_steps(metric: MetricSpec) -> Iterator[FieldProblem]:
     given = {"event": metric.event, "value": metric.value, "filter": metric.filter}
     for key, other in given.items():
         if other:
-            remedy = "write '{event: …, filter: …}' as a step" if key == "filter" else "its events are its steps"
+            remedy = "write '{event: …, filter: …}' as a step" if key == "filter" else "a funnel's events are its steps"
             yield key, f"a {metric.kind} has none; {remedy}"

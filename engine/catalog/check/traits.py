@@ -117,7 +117,7 @@ def _check_filter(condition: Mapping[str, object], known: DefinedNames) -> Itera
     for name in groups_in(condition):
         yield from check_defined("filter", name, known.lists, "the lists of values in segments.yaml")
     if "$now" in condition_fields(condition):
-        yield "filter", "'$now' is no property of an event; compare with a fixed time"
+        yield "filter", "'$now' is not a property of an event; compare with a fixed time"
 
 
 def _features(specs: Specs) -> Iterator[str]:

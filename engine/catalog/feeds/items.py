@@ -120,7 +120,7 @@ class _ItemMaker:
         named = _cell(row, self._key)
         key = f"{self._spec.prefix or ''}{_plain_text(named)}"
         if not _KEY.fullmatch(key):
-            raise BadRow(f"{self._key} {key!r:.40} is no key; use letters, digits, _ and - only, 64 at most")
+            raise BadRow(f"{self._key} {key!r:.40} is not a key; use letters, digits, _ and - only, 64 at most")
         if key == SILENCE:
             raise BadRow(f"{self._key} {key!r} is what the log has where nothing is shown on purpose; use a prefix")
         attributes: dict[str, str | float | bool] = {name: _number(row, column) for name, column in self._numbers}
@@ -194,7 +194,7 @@ def _scalar(row: FeedRow, column: str) -> str | float | bool:
         return value
     if isinstance(value, int | float):
         return float(value)
-    raise BadRow(f"{column} {value!r:.40} is no text, number or boolean; give one of these")
+    raise BadRow(f"{column} {value!r:.40} is not a text, number or boolean; give one of these")
 
 
 def _tags(value: object) -> list[str]:

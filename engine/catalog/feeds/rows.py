@@ -75,4 +75,4 @@ def _read_parquet(data: bytes) -> Iterator[FeedRow | BadRow]:
         for batch in file.iter_batches():
             yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise FeedUnreadable(f"is no whole Parquet file ({error}); write it again") from error
+        raise FeedUnreadable(f"is not a complete Parquet file ({error}); write it again") from error

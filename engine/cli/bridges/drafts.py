@@ -27,7 +27,9 @@ class DraftFolder:
             BadInput: for any other: a draft is a YAML file in the folder or its offers.
         """
         if not _NAME.fullmatch(name):
-            raise BadInput(f"{name!r} is no name of a draft; use letters, digits, _ . and -, as in offers/coffee.yaml")
+            raise BadInput(
+                f"{name!r} is not a name of a draft; use letters, digits, _ . and -, as in offers/coffee.yaml"
+            )
         return name
 
     def read(self, name: str) -> str | None:

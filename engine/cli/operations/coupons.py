@@ -67,7 +67,7 @@ def revoke(
     with open_store(data, redis) as settings:
         state = _with_store(settings.redis, lambda pipeline: revoke_code(pipeline, offer, code, time.time()))
     is_revoked = state in {"free", "drawn"}
-    print_line(f"{code}: {f'revoked; it was {state}' if is_revoked else state or 'is no code of this offer'}.")
+    print_line(f"{code}: {f'revoked; it was {state}' if is_revoked else state or 'is not a code of this offer'}.")
     return 0 if is_revoked else 1
 
 
@@ -106,7 +106,7 @@ def _read_codes(file: Path) -> list[str]:
         if not code or (number == 1 and code.lower() == "code"):
             continue
         if not CODE.fullmatch(code):
-            raise BadInput(f"{file}:{number}: {code[:40]!r} is no code; use {CODE_RULE}, one on each line")
+            raise BadInput(f"{file}:{number}: {code[:40]!r} is not a code; use {CODE_RULE}, one on each line")
         codes[code] = None
     if not codes:
         raise BadInput(f"{file}: has no code; write one on each line")
@@ -121,7 +121,7 @@ def _require_coupons(offer: str, settings: Settings) -> None:
     if offer not in offers or offers[offer].limits.coupons is None:
         able = [key for key, one in offers.items() if one.limits.coupons is not None]
         raise BadInput(
-            f"--offer {offer}: is no offer with `coupons` in {folder}; "
+            f"--offer {offer}: is not an offer with `coupons` in {folder}; "
             f"use one of {', '.join(able) or '(none: add `coupons: {}` to its file)'}"
         )
 

@@ -40,7 +40,7 @@ def rotate(
     """Make a key in place of one in the file; that stays good for some days, so that callers can change over."""
     spec = next((one for one in _read(file) if one.name == name), None)
     if spec is None:
-        raise BadInput(f"{name}: is no key of the file; `counterpoint keys list` shows their names")
+        raise BadInput(f"{name}: is not a key of the file; `counterpoint keys list` shows their names")
     until = _after(overlap, "--overlap")
     if spec.expires is not None:
         until = min(until, spec.expires)  # the rotation of a key that ends does not lengthen its life

@@ -59,11 +59,11 @@ def _decode_event(text: bytes) -> Event | EventStatus:
         reason = f"the event has {len(text):,} bytes, over the limit of {EVENT_BYTES:,}; send several events"
         return EventStatus("rejected", _message_id(text), reason)
     if json_body.is_too_deep(text):
-        return EventStatus("rejected", _message_id(text), f"{json_body.TOO_DEEP}; /docs says what an item may have")
+        return EventStatus("rejected", _message_id(text), f"{json_body.TOO_DEEP}; see /docs for the fields of an item")
     try:
         event = _event.decode(text)
     except msgspec.ValidationError as error:
-        return EventStatus("rejected", _message_id(text), f"{error}; /docs says what an item may have")
+        return EventStatus("rejected", _message_id(text), f"{error}; see /docs for the fields of an item")
     except json_body.UNREADABLE_JSON as error:
         _, detail = json_body.describe(error, text)
         return EventStatus("rejected", _message_id(text), detail)

@@ -194,7 +194,7 @@ def _property_warnings(event: Event) -> list[str]:
 
 def _measure_warnings(event: Event, measured: Mapping[str, Collection[str]]) -> list[str]:
     return [
-        f"properties.{name}: {value!r:.40} is no number up to {MOST_VALUE:.0e}, so no metric counts it; send a number"
+        f"properties.{name}: {value!r:.40} is not a number up to {MOST_VALUE:.0e}; no metric counts it; send a number"
         for name in sorted(measured.get(event.event or "", ()))
         if (value := event.properties.get(name)) is not None
         if name not in PROPERTIES or not _is_read(PROPERTIES[name], event.event or "")

@@ -68,7 +68,7 @@ def decode_entry(value: bytes | None) -> Entry:
             digits = value[1:].decode()
             first, *rest = [digits[i : i + KEY_DIGITS] for i in range(0, len(digits), KEY_DIGITS)] or [""]
             if len([first, *rest][-1]) != KEY_DIGITS:
-                raise UnreadableValueError(f"stored profile: points to {digits!r}, which is no key; was it cut?")
+                raise UnreadableValueError(f"stored profile: points to {digits!r}, which is not a key; was it cut?")
             return Pointer(first, tuple(rest))
         if tag == b"M":
             return _decode_frozen(memoryview(value)[1 + KEY_DIGITS :])

@@ -188,7 +188,7 @@ def _replace_file(path: Path, data: bytes) -> None:
 
 def _require_name(name: str, text: str) -> None:
     if not FILE_NAME.fullmatch(name):
-        raise BadInput(f"{name!r}: is no name of a file here; write key.yaml, or offers/key.yaml for an offer")
+        raise BadInput(f"{name!r}: is not a name of a file here; write key.yaml, or offers/key.yaml for an offer")
     if len(text.encode()) > MOST_BYTES:
         raise BadInput(f"{name}: has more than {MOST_BYTES:,} bytes; split it")
 

@@ -3,7 +3,7 @@
 MEASURES: dict[str, tuple[str, str]] = {
     "kpis": ("KPI tree", "What drives what, and how well is that known?"),
     "opportunity": ("Opportunity", "What would the best offers add, and who has none?"),
-    "programme": ("Programme", "What have all experiments come to?"),
+    "programme": ("Programme", "What is the total effect of all experiments?"),
     "channels": ("Channels", "Who buys where, and what are customers of several channels worth?"),
     "clv": ("Customer lifetime value", "Who is still a customer, and what will they bring?"),
     "rfm": ("Recency, frequency, money", "Which customers are champions, and which slip away?"),

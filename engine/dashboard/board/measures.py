@@ -38,7 +38,7 @@ def build_measure(settings: Settings, plan: Plan, name: str, source: EventSource
     """
     build = _BUILD.get(name)
     if build is None:
-        raise BadInput(f"measure {name!r}: is no report; the reports are {', '.join(MEASURES)}")
+        raise BadInput(f"measure {name!r}: is not a report; the reports are {', '.join(MEASURES)}")
     return build(settings, plan, source)
 
 

@@ -6,7 +6,7 @@ from engine.catalog.spec.folder import Specs
 
 
 def reported_specs(specs: Specs) -> dict[str, ExperimentSpec]:
-    """The experiments and flags of a folder by key, each flag before its rules, `FLAG#RULE`, that have a report."""
+    """The experiments and flags with a report, by key; each flag precedes its rules, `FLAG#RULE`."""
     found: dict[str, ExperimentSpec] = {}
     for key, spec in specs.experiments.items():
         found[key] = spec

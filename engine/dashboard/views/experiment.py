@@ -42,7 +42,7 @@ async def experiment(visit: PageVisit) -> Page:
         raise Refusal(404, f"{key!r} is not an experiment of the running plan; see the list of experiments")
     trait, traits = visit.query.get("by", "") or "channel", list_splits(visit)
     if trait not in traits:
-        raise Refusal(404, f"by={trait}: is no trait to split by; the traits are {', '.join(traits)}")
+        raise Refusal(404, f"by={trait}: is not a trait to split by; the traits are {', '.join(traits)}")
     desk.results.read(Job("experiment", key, "channel"))
     one = summarize(desk, known[key], stale_flags(desk))
     split = desk.results.read(Job("experiment", key, trait)) if trait != "channel" else None

@@ -38,7 +38,7 @@ async def measure(visit: PageVisit) -> Page:
     """The page of one report."""
     name = visit.path["name"]
     if name not in MEASURES:
-        raise Refusal(404, f"{name!r} is no report; the reports are {', '.join(MEASURES)}")
+        raise Refusal(404, f"{name!r} is not a report; the reports are {', '.join(MEASURES)}")
     result = visit.desk.results.read(Job("measure", name))
     report = result.value if result is not None and isinstance(result.value, MeasureReport) else None
     picture = report.picture() if report else None

@@ -186,7 +186,7 @@ def _holes_table(cells: Sequence[CoverageCell]) -> DataTable:
     ]
     columns = columns_of(titles, figures=("without",))
     note = "A made-up customer of each stage of the journey, who consented to everything."
-    return DataTable(name="holes", title="Where the shop has something to say", columns=columns, rows=rows, note=note)
+    return DataTable(name="holes", title="Where the shop has offers", columns=columns, rows=rows, note=note)
 
 
 def _outcomes_chart(run: DryRun) -> BarChart | None:

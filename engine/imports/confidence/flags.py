@@ -152,7 +152,7 @@ def _proportion(raw: object) -> float:
     text = camel(raw).get("value") if isinstance(raw, Mapping) else raw
     number = read_number(text) if text not in (None, "") else 1.0
     if number is None:
-        raise Unsupported(f"has the proportion {text!r}, which is no number")
+        raise Unsupported(f"has the proportion {text!r}, which is not a number")
     return float(number)
 
 

@@ -25,7 +25,7 @@ def camel(raw: object) -> dict[str, object]:
         Unsupported: if it is no message.
     """
     if not isinstance(raw, Mapping):
-        raise Unsupported(f"is malformed: {raw!r} is no mapping")
+        raise Unsupported(f"is malformed: {raw!r} is not a mapping")
     found: dict[str, object] = {}
     for name, value in raw.items():
         first, *rest = str(name).split("_")
@@ -65,7 +65,7 @@ def _expression(raw: object, known: Mapping[str, Tree]) -> Tree:
         if name in found:
             operands = camel(found[name] or {}).get("operands") or []
             if not isinstance(operands, list):
-                raise Unsupported("is malformed: the operands of an expression are no list")
+                raise Unsupported("is malformed: the operands of an expression are not a list")
             return join([_expression(one, known) for one in operands])
     return ALWAYS
 
@@ -144,7 +144,7 @@ def _forms(value: Mapping[str, object]) -> list[object]:
     if "numberValue" in value:
         number = read_number(value["numberValue"])
         if number is None:
-            raise Unsupported(f"compares with {value['numberValue']!r}, which is no number")
+            raise Unsupported(f"compares with {value['numberValue']!r}, which is not a number")
         text = to_text(number)
         return [number, text, *([f"{text}.0"] if "." not in text else [])]
     if "stringValue" in value:
@@ -155,7 +155,7 @@ def _forms(value: Mapping[str, object]) -> list[object]:
 
 
 def _in_range(rule: Mapping[str, object]) -> list[dict[str, object]]:
-    """The tests of a range, of which either end may be open: of a text, and of a number where it is one of numbers."""
+    """The tests of a range with open or closed ends: a test of a text, and for numbers also one of a number."""
     found: dict[str, object] = {}
     versions: list[str] = []
     for field, sign in _SIGNS.items():
@@ -199,7 +199,7 @@ _ORDER: Mapping[str, str] = {">=": "$gte", ">": "$gt", "<=": "$lte", "<": "$lt"}
 def _moment(value: Mapping[str, object]) -> float:
     moment = read_time(value["timestampValue"])
     if moment is None:
-        raise Unsupported(f"compares with {value['timestampValue']!r}, which is no time")
+        raise Unsupported(f"compares with {value['timestampValue']!r}, which is not a time")
     return moment
 
 

@@ -20,10 +20,10 @@ def find_worth(event: Event, audience_names: Collection[str], may_say: Collectio
     name = event.event or ""
     if event.type == "track" and not _is_listed(name, may_say):
         if name in WORTH_EVENTS:
-            return f"event: {name!r} says what the customer is worth; {_REMEDY.format(name=name)}"
+            return f"event: {name!r} states what the customer is worth; {_REMEDY.format(name=name)}"
         for found in sorted(WORTH_PROPERTIES & event.properties.keys()):
             if not _is_listed(found, may_say):
-                return f"properties.{found}: says what the customer is worth; {_REMEDY.format(name=found)}"
+                return f"properties.{found}: states what the customer is worth; {_REMEDY.format(name=found)}"
     traits = flatten_traits(event.traits) if event.type == "identify" else {}
     for trait, value in traits.items():
         is_withdrawal = trait.startswith(CONSENT) and value is False
@@ -41,7 +41,7 @@ def refuse_worth_in_context(
         Refusal: 403.
     """
     for name in worth_in_context(context, audience_names, may_say):
-        detail = f"it says what the customer is worth; {_REMEDY.format(name=name)}"
+        detail = f"it states what the customer is worth; {_REMEDY.format(name=name)}"
         raise Refusal(403, detail, f"context.{name}")
 
 

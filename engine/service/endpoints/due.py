@@ -13,7 +13,7 @@ from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
 
 AWAY = "the store is away; what was leased returns when its lease ends, ask again"
-UNCONFIRMED = "the store is away and not all is confirmed; send the same report again"
+UNCONFIRMED = "the store is away and some messages are not confirmed; send the same report again"
 MOST = 1000
 LONGEST_LEASE = 86_400
 DecisionIds = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgspec.Meta(max_length=MOST)]

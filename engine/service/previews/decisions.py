@@ -84,11 +84,11 @@ def check_preview(plan: Plan, found: PreviewPass, channel: str) -> None:
     for key, value in found.force.items():
         if key in plan.experiments:
             if value not in [one.key for one in plan.experiments[key].spec.variants]:
-                raise PreviewRefused(f"forces {value!r}, which is no variant of {key}; make a new link")
+                raise PreviewRefused(f"forces {value!r}, which is not a variant of {key}; make a new link")
         elif key not in plan.placements:
-            raise PreviewRefused(f"forces {key!r}, which is not here any more; make a new link")
+            raise PreviewRefused(f"forces {key!r}, which the plan no longer has; make a new link")
         elif (offer := value.partition("/")[0]) not in plan.offers:
-            raise PreviewRefused(f"forces the offer {offer!r}, which is not here any more; make a new link")
+            raise PreviewRefused(f"forces the offer {offer!r}, which the plan no longer has; make a new link")
         elif channel in plan.placements[key]:
             _check_rendering(plan.offers[offer], value.partition("/")[2], channel)
 

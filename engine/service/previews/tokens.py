@@ -72,7 +72,7 @@ def read_preview(settings: Settings, token: str, now: float) -> PreviewPass:
     except (ValueError, binascii.Error):
         payload = signature = b""
     if not dot or len(token) > _MOST_CHARACTERS or not payload:
-        raise PreviewRefused(f"is no preview token; {_AGAIN}")
+        raise PreviewRefused(f"is not a preview token; {_AGAIN}")
     # All are compared, in constant time each: the time says nothing of the secrets.
     matches = [hmac.compare_digest(_signature(secret, payload), signature) for secret in read_secrets(settings)]
     if not any(matches):

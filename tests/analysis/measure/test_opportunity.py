@@ -125,5 +125,5 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
 
 
 def test_a_margin_is_a_share(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is no share of revenue"):
+    with pytest.raises(BadInput, match="is not a share of revenue"):
         measure_opportunity(EventSource(log_dir=tmp_path), OpportunityOptions(margin=1.4))

@@ -25,7 +25,7 @@ DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LIMITS = [
     "A journey is a customer's events until an order, or until a pause longer than the gap.",
     "A place where journeys stop need not be why: the money is what is at stake there, not what a change would bring.",
-    "A customer without an identifier is a new one on each channel, so continuity is at least as shown.",
+    "A customer without an identifier counts as a new one on each channel, so continuity is at least as shown.",
 ]
 # A stretch ends with an order or the day; a journey is the stretches up to an order or a longer pause than the gap.
 _JOURNEYS = """
@@ -169,7 +169,7 @@ def measure_journeys(source: EventSource, *, gap_days: float = 7.0, zone: str = 
     try:
         clock = ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError):
-        raise BadInput(f"--zone {zone}: is no time zone; give one such as Europe/Berlin") from None
+        raise BadInput(f"--zone {zone}: is not a time zone; give one such as Europe/Berlin") from None
     gap = to_microseconds("gap", gap_days)
     moves = _create_journeys(source, gap)
     ends = [

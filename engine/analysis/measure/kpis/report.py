@@ -241,7 +241,7 @@ def _pair(one: VariantEffects, lead: str, lag: str) -> tuple[float, float, float
 def _carry_all(
     edges: list[KpiEdge], tree: MeasuredTree, money: Mapping[str, float | None], alpha: float
 ) -> list[CarriedRow]:
-    """Each variant's effect on a lead carried along each edge, by the slope of the other experiments."""
+    """Each variant's effect on a lead, carried along each edge by the slope of the other experiments."""
     rows = []
     for edge in edges:
         if isinstance(edge.slope, NotEstimable):

@@ -120,7 +120,7 @@ def measure_opportunity(
     """
     options = options or OpportunityOptions()
     if not 0 < options.margin <= 1:
-        raise BadInput(f"--margin {options.margin:g}: is no share of revenue; give one above 0, up to 1")
+        raise BadInput(f"--margin {options.margin:g}: is not a share of revenue; give one above 0, up to 1")
     segment = "'all'" if options.by is None else _trait_sql(options.by)
     cells: list[OpportunityCell] = []
     days = 0.0

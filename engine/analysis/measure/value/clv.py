@@ -156,7 +156,7 @@ def measure_clv(
     """
     options = options or ClvOptions()
     if options.unit not in DAYS:
-        raise BadInput(f"--unit {options.unit}: is no unit of time; use day or week")
+        raise BadInput(f"--unit {options.unit}: is not a unit of time; use day or week")
     if not (0 < options.horizon < math.inf and -1 < options.discount < math.inf):
         raise BadInput(
             f"--horizon {options.horizon:g}, --discount {options.discount:g}: give days and a share per year"
