@@ -3,7 +3,8 @@
 Weights may be edited while an experiment runs. Every decision logs the share of its variant, so units of one plan, or
 of several with the same shares, form a period with one allocation. The split is tested within periods. Effects are
 weighted over periods like over strata: a comparison of totals would mix the periods' own changes into the effect
-(Simpson's paradox).
+(Simpson's paradox). So would units from before a variant began: a period counts if every variant of the last one had a
+share in it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
+    from engine.analysis.sources.aggregate import Groups
     from engine.analysis.sources.engines import DuckDB
 
     Counts = Mapping[str, int]
@@ -30,10 +32,14 @@ TOLERANCE = 1e-6
 
 
 class Allocation(NamedTuple):
-    """The variants' shares by period, in time order, and the period of each plan."""
+    """The variants' shares by period, in time order, and the period of each plan.
+
+    `last` is the latest period in which at least two variants had a share.
+    """
 
     shares: Sequence[Shares]
     plans: Mapping[str | None, int]
+    last: int = 0
 
     def period(self, plan: ir.Value) -> ir.Value:
         """The period of a column of plans; 0 for a plan without a logged share."""
@@ -80,6 +86,24 @@ class Allocation(NamedTuple):
             sequential_p=None if least.sequential_p is None else p,
         )
 
+    @property
+    def compared(self) -> list[int]:
+        """The periods in which every variant of the last one had a share."""
+        present = {name for name, share in self.shares[self.last].items() if share > 0}
+        return [at for at, shares in enumerate(self.shares) if all(shares[name] > 0 for name in present)]
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that are compared: those with a share in each of these periods."""
+        return [name for name in self.shares[0] if all(self.shares[at][name] > 0 for at in self.compared)]
+
+    def select_compared(self, groups: Groups) -> Groups:
+        """The groups, by variant, crossover, stratum and period, that are compared; all where no share changed."""
+        if len(self.shares) == 1:
+            return groups
+        periods, names = self.compared, self.variants
+        return {key: group for key, group in groups.items() if key[0] in names and int(key[3] or 0) in periods}
+
     def describe(self) -> str:
         """The periods' shares as text."""
         listed = ["/".join(f"{share:.3g}" for share in shares.values()) for shares in self.shares]
@@ -97,23 +121,30 @@ def read_allocation(source: DuckDB, decisions: ir.Table, weights: Shares) -> All
     drawn = decisions.filter((decisions["reason"] == "assigned") & decisions["propensity"].notnull())
     rows = source.rows(
         drawn.group_by("plan", "variant")
-        .aggregate(share=drawn["propensity"].max(), first=drawn["time"].min())
+        .aggregate(share=drawn["propensity"].max(), first=drawn["time"].min(), last=drawn["time"].max())
         .order_by("first")
     )
     by_plan: dict[str | None, dict[str, float]] = {}
-    for plan, variant, share, _ in rows:
-        by_plan.setdefault(None if plan is None else str(plan), {})[str(variant)] = float(share or 0.0)
+    ends: dict[str | None, float] = {}
+    for plan, variant, share, _, end in rows:
+        name = None if plan is None else str(plan)
+        by_plan.setdefault(name, {})[str(variant)] = float(share or 0.0)
+        ends[name] = max(ends.get(name, 0.0), float(end or 0.0))
     shares: list[dict[str, float]] = []
     plans: dict[str | None, int] = {}
     for plan, logged in by_plan.items():
         # A share of 1 is that of a row that was not drawn: it says nothing of the others.
-        drawn_shares = {name: share for name, share in logged.items() if 0 < share < 1}
+        # Where all of a plan's rows are of one variant, while other plans drew, the others had not begun or had ended.
+        is_alone = list(logged.values()) == [1.0] and len(by_plan) > 1
+        drawn_shares = logged if is_alone else {name: share for name, share in logged.items() if 0 < share < 1}
         is_known = drawn_shares and math.fsum(drawn_shares.values()) < 1 + TOLERANCE
         allocation = _complete(drawn_shares if is_known else weights, weights)
         if allocation not in shares:
             shares.append(allocation)
         plans[plan] = shares.index(allocation)
-    return Allocation(shares or [dict(weights)], plans)
+    split = [name for name in plans if sum(share > 0 for share in shares[plans[name]].values()) > 1]
+    last = max(split, key=lambda name: ends[name], default=None)
+    return Allocation(shares or [dict(weights)], plans, plans[last] if split else 0)
 
 
 def _complete(logged: Shares, weights: Shares) -> dict[str, float]:

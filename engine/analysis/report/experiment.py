@@ -67,7 +67,11 @@ class _Statistics:
     @property
     def units(self) -> dict[str, int]:
         """The units of each variant, crossovers left out."""
-        return {name: self.evidence.groups[name].units for name in self.question.weights}
+        found = dict.fromkeys(self.question.weights, 0)
+        for (variant, crossed, _, _), group in self.groups.items():
+            if not crossed and variant in found:
+                found[str(variant)] += group.units
+        return found
 
 
 def analyze_experiment(
@@ -126,7 +130,8 @@ def _aggregate(
     }
     stratified = question.inference.stratum is not None and trait == question.inference.stratum
     weighted = stratified or len(data.allocation.shares) > 1
-    totals = _total_groups(groups, question, data.measures)
+    compared = data.allocation.select_compared(groups)
+    totals = _total_groups(compared, question, data.measures)
     return _Statistics(
         question=question,
         data=data,
@@ -134,7 +139,7 @@ def _aggregate(
         asked=_assign_roles(question, data, stratified=weighted),
         evidence=Evidence(
             control=question.control,
-            groups=_poststratify_groups(groups, question, data.measures, by_trait=stratified) if weighted else totals,
+            groups=_poststratify_groups(compared, question, data.measures, by_trait=stratified) if weighted else totals,
             quantiles=quantiles,
             whole=totals if weighted else {},
             refused=refuse_open_windows(data.open_windows, question.control),
@@ -144,9 +149,14 @@ def _aggregate(
 
 
 def _members_until(data: ExperimentUnits, metric: str) -> Members:
-    """The members up to the metric's last planned look, if it has one."""
+    """The members up to the metric's last planned look, if it has one; after a change of weights those since then.
+
+    A quantile has no strata: over periods of unlike shares it would have the periods' own changes.
+    """
     look, table = data.looks.get(metric), data.members.table
-    return data.members if look is None else data.members._replace(table=table.filter(table["first"] <= look.last))
+    if len(data.allocation.shares) > 1:
+        table = table.filter(data.allocation.period(table["plan"]) == data.allocation.compared[-1])
+    return data.members._replace(table=table if look is None else table.filter(table["first"] <= look.last))
 
 
 def _report(source: DuckDB, found: _Statistics) -> Report:
@@ -308,7 +318,7 @@ def _poststratify_groups(
 ) -> dict[str, Group]:
     """Totals groups as `_total_groups` does, weighted over allocation periods and the trait's values.
 
-    Not weighted where some variant has no units at all.
+    A variant without units has an empty group.
     """
     strata: dict[tuple[Cell, Cell], dict[str, Group]] = {}
     for (variant, crossed, part, period), group in groups.items():
@@ -316,11 +326,9 @@ def _poststratify_groups(
             stratum = strata.setdefault((part if by_trait else None, period), {})
             name = str(variant)
             stratum[name] = stratum[name] + group if name in stratum else group
-    if not all(any(name in part for part in strata.values()) for name in question.weights):
-        return _total_groups(groups, question, measures)
-    keys = sorted(strata, key=str)
+    keys, totals = sorted(strata, key=str), _total_groups(groups, question, measures)
     names, families = [measure.name for measure in measures], [family_of(part) for part, _ in keys]
-    return poststratify([strata[key] for key in keys], names, families).weighted
+    return {**totals, **poststratify([strata[key] for key in keys], names, families).weighted} if keys else totals
 
 
 def _total_groups(groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
@@ -337,7 +345,7 @@ def _compare_segments(found: _Statistics) -> list[SegmentReport]:
     """The effects within each value of the trait."""
     question = found.question
     parts: dict[str, Groups] = {}
-    for key, group in found.groups.items():
+    for key, group in found.data.allocation.select_compared(found.groups).items():
         parts.setdefault(NO_SEGMENT if key[2] is None else str(key[2]), {})[key] = group
     summed = partial(_poststratify_groups, by_trait=False) if len(found.data.allocation.shares) > 1 else _total_groups
     evidence = {

@@ -90,7 +90,16 @@ def _flag_periods(allocation: Allocation) -> list[str]:
     if len(allocation.shares) == 1:
         return []
     changed = f"the weights changed while it ran ({allocation.describe()})"
-    return [f"{changed}: variants are compared within each period, and periods weighted by their units"]
+    flags = [f"{changed}: variants are compared within each period, and periods weighted by their units"]
+    left = len(allocation.shares) - len(allocation.compared)
+    others = [name for name in allocation.shares[0] if name not in allocation.variants]
+    if left:
+        flags.append(
+            f"{left} of {len(allocation.shares)} periods do not count, since a variant that has a share now had none"
+        )
+    if others:
+        flags.append(f"{', '.join(others)}: not compared, since it had no share in a period that counts")
+    return flags
 
 
 def _flag_broken_splits(

@@ -34,8 +34,6 @@ SLOT = "\x1f"
 """Stands between a unit and the time of day in the stratum of a switchback."""
 MOST_THIN = 0.1
 """The share of strata without a unit in each variant from which on times of day are joined."""
-LEAST_FREEDOM = 4.0
-"""The degrees of freedom of a switchback's variance below which it grows no more."""
 LEAST_PAIRED = 4
 """The times of day of a store with a single period of some variant, from which on their differences tell a variance."""
 
@@ -73,10 +71,9 @@ def poststratify(
         total = sum(part[name].n for part in everything for name in variants)
         shares = [sum(part[name].n for name in variants) / total if total else 0.0 for part in everything]
         between = [(_variance_between(family, total), len(family) - 1) for family in paired]
-        growth = _growth_for_few_degrees(parts, shares, between) if any(families or []) else 1.0
         for name in variants:
-            lent = [whole * _part_of(name, own) for (whole, _), own in zip(between, paired, strict=True)]
-            moments[name][metric] = _weight([part[name] for part in everything], shares, len(parts), lent, growth)
+            lent = [_share_out(found, name, own) for found, own in zip(between, paired, strict=True)]
+            moments[name][metric] = _weight([part[name] for part in everything], shares, len(parts), lent)
     weighted = {
         name: Group(whole[name].units, {**whole[name].moments, **moments[name]}, whole[name].outcomes)
         for name in variants
@@ -159,39 +156,34 @@ def _variance_between(family: Sequence[Mapping[str, Moments]], total: int) -> Fl
     return whole
 
 
-def _part_of(name: str, family: Sequence[Mapping[str, Moments]]) -> float:
-    """The variant's part of that variance: as of means of independent units, in proportion to one over their number."""
-    inverse = {side: 1 / sum(part[side].n for part in family) for side in family[0]}
-    return inverse[name] / sum(inverse.values())
+def _share_out(found: tuple[Floats, int], name: str, family: Sequence[Mapping[str, Moments]]) -> tuple[Floats, float]:
+    """The variant's part of that variance, and degrees of freedom with which Welch's test finds those of the whole.
 
-
-def _growth_for_few_degrees(
-    parts: Sequence[Mapping[str, Moments]], shares: Sequence[float], between: Sequence[tuple[Floats, int]]
-) -> float:
-    """The variance of Student's t of the degrees of freedom that a variance of many parts has (Satterthwaite 1946).
-
-    A large store has most of the variance, and few periods. A part's square is above its expectation by 2 / df.
+    It is shared as between means of independent units, in proportion to one over their number.
     """
-    known = [
-        (share**2 * float(side.covariance[0, 0]) / side.n, side.n - 1)
-        for share, part in zip(shares, parts, strict=False)
-        for side in part.values()
-    ]
-    known += [(float(whole[0, 0]), freedom) for whole, freedom in between]
-    square = sum(variance**2 / (freedom + 2) for variance, freedom in known)
-    if not 0 < square < math.inf:
-        return 1.0
-    freedom = max(sum(variance for variance, _ in known) ** 2 / square, LEAST_FREEDOM)
-    return freedom / (freedom - 2)
+    inverse = np.array([1 / sum(part[side].n for part in family) for side in family[0]])
+    parts = inverse / inverse.sum()
+    return found[0] * parts[list(family[0]).index(name)], found[1] * float(parts @ parts)
 
 
 def _weight(
-    parts: Sequence[Moments], shares: Sequence[float], within: int, lent: Sequence[Floats], growth: float
+    parts: Sequence[Moments], shares: Sequence[float], within: int, lent: Sequence[tuple[Floats, float]]
 ) -> Moments:
-    """The weighted moments: the first `within` strata have variances of their own, `lent` are those of the others."""
+    """The weighted moments: the first `within` strata have variances of their own, `lent` are those of the others.
+
+    The variance is a sum of parts, of which a small stratum of large values may be most. Its degrees of freedom are
+    those of Satterthwaite 1946; the square of a part's estimate is 1 + 2 / df times what is expected.
+    """
     if len(parts) == 1:
         return parts[0]
     n = sum(part.n for part in parts)
     mean = np.sum([share * part.mean for share, part in zip(shares, parts, strict=True)], axis=0)
-    own = [s**2 * part.covariance / part.n for s, part in zip(shares[:within], parts[:within], strict=True)]
-    return Moments(n, mean, np.sum([*own, *lent], axis=0) * growth * n * (n - 1))
+    found = [
+        (share**2 * part.covariance / part.n, part.n - 1.0)
+        for share, part in zip(shares[:within], parts[:within], strict=True)
+    ]
+    found += lent
+    of_mean = np.sum([covariance for covariance, _ in found], axis=0)
+    square = sum(float(covariance[0, 0]) ** 2 / (freedom + 2) for covariance, freedom in found)
+    known = 0 < square < math.inf
+    return Moments(n, mean, of_mean * n * (n - 1), float(of_mean[0, 0]) ** 2 / square if known else None)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROUNDING = 1e-13  # relative to the summed terms; a smaller variance is rounding error
 CANCELLED = 1e-9  # of the sizes of all values, above which values of the other sign reduce their sum
 LEVERAGE = 3.0  # the growth of a variance in shares of the denominators, as the errors of large units are large
+MANY_UNITS = 100.0
+"""The units of an arm from which numbers of rows must differ much, by a coefficient of variation of 1, to matter."""
 VARIATION = "Values that differ between units would; check that the metric's events arrive with their values."
 
 
@@ -133,7 +135,7 @@ def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tup
         before += float(gradients[0] @ covariance @ gradients[0]) / side.n
         terms += float(abs(gradients[0]) @ abs(covariance) @ abs(gradients[0])) / side.n
         after += variance
-        results.append(Arm(side.n, value, variance))
+        results.append(Arm(side.n, value, variance, effective=None if side.freedom is None else side.freedom + 1))
     if before <= ROUNDING * terms:
         little = ", or by no more than its sums are rounded" if before > 0 else ""
         return NotEstimable(f"{measure.name} does not vary in either variant{little}", remedy=VARIATION)
@@ -167,18 +169,21 @@ def correct_unequal_units(arm: Arm, moments: Moments, measure: Measure) -> Arm:
         return arm
     mean, variance = float(moments.mean[1]), float(moments.comoment[1, 1]) / moments.n
     unequal = variance / mean**2 if mean > 0 else 0.0
-    weight = min(max(unequal - 1, 0.0), 1.0)
-    if weight == 0 or not math.isfinite(unequal):
+    # Of few units smaller differences matter, to the degrees of freedom alone.
+    few, weight = (min(max(unequal - least, 0.0), 1.0) for least in (min(moments.n / MANY_UNITS, 1.0), 1.0))
+    if few == 0 or not math.isfinite(unequal):
         return arm
     effective = moments.n / (1 + unequal)
-    freedom = moments.n + weight * (effective - moments.n)
+    freedom = moments.n + few * (effective - moments.n)
+    freedom = freedom if arm.effective is None else min(freedom, arm.effective)
     return msgspec.structs.replace(arm, variance=arm.variance * (1 + weight * LEVERAGE / effective), effective=freedom)
 
 
 def estimate_arm(moments: Moments, measure: Measure) -> Arm:
     """One arm's value and variance, without covariates; needs two units."""
     value, gradient = _gradient(moments, measure.y, 0)
-    return Arm(moments.n, value, _variance(moments, gradient))
+    effective = None if moments.freedom is None else moments.freedom + 1
+    return Arm(moments.n, value, _variance(moments, gradient), effective=effective)
 
 
 def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:

@@ -22,11 +22,15 @@ ROUNDING = 4e-16  # relative to the mean; a smaller deviation is a constant's ro
 
 
 class Moments(msgspec.Struct, frozen=True, eq=False):
-    """The moments of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations."""
+    """The moments of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations.
+
+    `freedom` are the degrees of freedom of their variance, if other than n - 1.
+    """
 
     n: int
     mean: Floats
     comoment: Floats
+    freedom: float | None = None
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both samples together (Chan, Golub and LeVeque 1979, eq. 2.1)."""
