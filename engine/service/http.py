@@ -35,6 +35,8 @@ ASGI_ENDPOINT = "asgi_endpoint"
 """The option of a route with parameters that has its ASGI application, for the fast path."""
 TAKE = "take"
 """The entry of a route's options with its `TakeWhole`."""
+IS_PROBE = "is_probe"
+"""The entry of a route's options that says whether its `TakeWhole` takes GET requests, of probes."""
 METHODS = list(HttpMethod)
 
 ReplyHeaders = tuple[tuple[bytes, bytes], ...]
@@ -225,7 +227,7 @@ def endpoint(
         await _send_reply(reply, sent, scope, receive, send)
 
     if "{" not in path:
-        return asgi(path, copy_scope=False, opt={TAKE: take})(answer)
+        return asgi(path, copy_scope=False, opt={TAKE: take, IS_PROBE: take is not None and "GET" in handlers})(answer)
 
     # Litestar 2.25 has no path parameters for ASGI routes (KeyError), so an HTTP route returns an ASGI application.
     async def asgi_app() -> ASGIApp:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,3 +62,33 @@ def test_what_does_not_fit_is_refused_while_the_others_wait(
         assert all(b'"degraded":false' in one for one in answered)
         assert f"counterpoint_overload_refused_total {len(refused)}.0" in server.get("/metrics").text
         assert server.get("/readyz").status_code == 200
+
+
+def probe(port: int, host: str = "localhost") -> bytes:
+    """The answer to a probe that asks to close its connection, as most do."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
+        line.sendall(
+            b"GET /readyz HTTP/1.1\r\nhost: %s\r\nx-request-id: p-1\r\nconnection: close\r\n\r\n" % host.encode()
+        )
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
+def test_probes_are_answered_alike_whether_or_not_the_server_is_behind(
+    redis_url: str, serve: Any, shop: Path, tmp_path: Path
+) -> None:
+    with serve(tmp_path, redis_url, shop) as server:
+        port = urlsplit(server.base).port
+        assert port is not None
+        calm = probe(port)
+        assert calm.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"x-request-id: p-1\r\n" in calm
+        for _ in range(5):
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            server.process.send_signal(signal.SIGCONT)
+            for _ in range(3):
+                behind = probe(port)
+                assert behind.partition(b"\r\n")[0] == calm.partition(b"\r\n")[0]
+                assert b'"ready":true' in behind
+                assert b"x-request-id: p-1\r\n" in behind
+                assert probe(port, "shop.example.org").startswith(b"HTTP/1.1 421 ")

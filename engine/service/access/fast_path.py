@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from engine.service.access.admission import refuse_overload
 from engine.service.access.connection import BoundedProtocol, ConnectionLimits
-from engine.service.http import ASGI_ENDPOINT, TAKE, WHOLE_BODY, TakeWhole, WholeRequest
+from engine.service.http import ASGI_ENDPOINT, IS_PROBE, TAKE, WHOLE_BODY, TakeWhole, WholeRequest
 from engine.service.ids import new_request_id
 from engine.service.problems import PROBLEM
 
@@ -98,6 +98,8 @@ class FastPathProtocol(BoundedProtocol):
     """By request line."""
     prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = ()
     """The paths that end in a parameter: the request line up to it, the parameter's name, and the handler."""
+    probes: ClassVar[Mapping[bytes, HotRoute]] = {}
+    """By request line: the probes that a server which is behind answers at once, ahead of the work that waits."""
     in_progress: ClassVar[set[asyncio.Task[None]]] = set()
     """The requests of all connections that the fast path has handlers answer."""
     _answered_at = 0.0
@@ -119,7 +121,23 @@ class FastPathProtocol(BoundedProtocol):
                 else:
                     self._start_answer(route, request, cycle)
                 return
+            if line in self.probes and self._takes_probe(self.probes[line], data):
+                return
         super().data_received(data)
+
+    def _takes_probe(self, route: HotRoute, data: bytes) -> bool:
+        """Pass a probe to its route, which answers it at once or leaves it to uvicorn; False if it did that."""
+        request = parse_plain_request(data, self.limits, is_probe=True)
+        if request is None:
+            return False
+        before, cycle = self.cycle, _FastCycle(self)
+        cycle.keep_alive = (b"connection", b"close") not in request[0]
+        self.cycle = cast("RequestResponseCycle", cycle)
+        self.unset_timer()
+        if self._takes_whole(route, request, cycle):
+            return True
+        self.cycle = before
+        return False
 
     def _start_answer(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> None:
         """Start the route's handler for this request alone."""
@@ -225,10 +243,13 @@ class FastPathProtocol(BoundedProtocol):
         await route.endpoint(cast("HTTPScope", scope), cast("Receive", receive), send)
 
 
-def parse_plain_request(data: bytes, limits: ConnectionLimits) -> tuple[HeaderList, bytes] | None:
+def parse_plain_request(
+    data: bytes, limits: ConnectionLimits, *, is_probe: bool = False
+) -> tuple[HeaderList, bytes] | None:
     """Headers and body of `data` if it is exactly one complete plain request; else None.
 
-    Stricter than HTTP: any doubt about where the request ends, or whether it is valid, is left to uvicorn.
+    Stricter than HTTP: any doubt about where the request ends, or whether it is valid, is left to uvicorn. A probe has
+    no body, and may ask to close the connection.
     """
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
@@ -249,11 +270,14 @@ def parse_plain_request(data: bytes, limits: ConnectionLimits) -> tuple[HeaderLi
                 return None
             length = int(value)
         elif name == b"connection":
-            if value.lower() != b"keep-alive":
+            value = value.lower()
+            if value != b"keep-alive" and not (is_probe and value == b"close"):
                 return None
         elif name == b"host" and value.translate(None, _HOST):
             return None
         headers.append((name, value))
+    if is_probe and length is None:
+        length = 0
     return (headers, body) if length == len(body) else None  # else cut short, or followed by another request
 
 
@@ -271,6 +295,13 @@ def fast_path_protocol(
             )
             for route in app.routes
             if isinstance(route, ASGIRoute) and route.path in paths
+        }
+        probes: ClassVar[Mapping[bytes, HotRoute]] = {
+            f"GET {route.path} HTTP/1.1".encode(): HotRoute(
+                route.path, cast("AsgiEndpoint", route.route_handler.fn), route.route_handler.opt[TAKE]
+            )
+            for route in app.routes
+            if isinstance(route, ASGIRoute) and route.route_handler.opt.get(IS_PROBE)
         }
         prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = [
             (f"POST {before}".encode(), parameter.partition(":")[0], cast("AsgiEndpoint", handler.opt[ASGI_ENDPOINT]))

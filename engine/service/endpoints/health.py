@@ -1,16 +1,20 @@
 """Liveness, readiness, and the metrics that Prometheus scrapes."""
 
 import asyncio
+import time
 from importlib.metadata import version
 
 import msgspec
 
 from engine.service.auth import RequestGuard
-from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.http import Call, Reply, Route, WholeRequest, endpoint
 from engine.service.worker import Worker
 
 SNAPSHOT_SECONDS = 30.0
 """The age of the last look at the snapshots past which a worker is not ready."""
+LAG_SECONDS = 0.02
+"""The lag of the event loop from which on probes get the state of a moment ago."""
+RECENT_SECONDS = 2.0
 LAG_RECORDS = 100_000
 """The records waiting in the spool past which a worker is not ready."""
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -72,6 +76,8 @@ def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
     async def ready_degraded(_: Call) -> Reply:
         return _readiness_reply(await check_readiness(worker, accept_degraded=True))
 
+    probes = [RecentReadiness(worker, guard, accept_degraded=accepts) for accepts in (False, True)]
+
     async def metrics(_: Call) -> Reply:
         worker.pulse.measure_spool()
         return Reply(worker.metrics.render(), headers=((b"content-type", TEXT),))
@@ -79,10 +85,48 @@ def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
     return [
         endpoint("/", {"GET": index}, limit=0, guard=guard),
         endpoint("/healthz", {"GET": live}, limit=0, guard=guard),
-        endpoint("/readyz", {"GET": ready}, limit=0, guard=guard),
-        endpoint("/readyz/degraded", {"GET": ready_degraded}, limit=0, guard=guard),
+        endpoint("/readyz", {"GET": ready}, limit=0, guard=guard, take=probes[0].take),
+        endpoint("/readyz/degraded", {"GET": ready_degraded}, limit=0, guard=guard, take=probes[1].take),
         endpoint("/metrics", {"GET": metrics}, limit=0, guard=guard),
     ]
+
+
+class RecentReadiness:
+    """Answers probes of a worker that is behind its work with a state of at most `RECENT_SECONDS` ago.
+
+    Each round trip to the store takes turns of a busy event loop, and a probe that waits for several takes a live
+    server for a dead one.
+    """
+
+    def __init__(self, worker: Worker, guard: RequestGuard, *, accept_degraded: bool) -> None:
+        self._worker = worker
+        self._guard = guard
+        self._accept_degraded = accept_degraded
+        self._reply: Reply | None = None
+        self._checked = 0.0
+        self._checking: asyncio.Task[None] | None = None
+
+    def take(self, request: WholeRequest) -> bool:
+        """Answer a probe at once while the event loop lags and the state is known; else leave it to the handler."""
+        if self._worker.pulse.lag < LAG_SECONDS:
+            return False
+        age = time.monotonic() - self._checked
+        if age > RECENT_SECONDS / 2 and (self._checking is None or self._checking.done()):
+            self._checking = asyncio.get_running_loop().create_task(self._check())
+        if self._reply is None or age > RECENT_SECONDS:
+            return False
+        try:
+            request.call_by(self._guard)
+        except Exception as error:  # noqa: BLE001 (every request gets an answer)
+            request.refuse(error, self._guard.origins)
+        else:
+            request.answer(self._reply, self._guard.origins)
+        return True
+
+    async def _check(self) -> None:
+        """Check the state for the probes that follow."""
+        readiness = await check_readiness(self._worker, accept_degraded=self._accept_degraded)
+        self._reply, self._checked = _readiness_reply(readiness), time.monotonic()
 
 
 async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> Readiness:

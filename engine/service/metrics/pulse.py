@@ -32,6 +32,8 @@ class Pulse(Collector):
         self._follower = follower
         self._lags: Sequence[StreamLag] = ()
         self._shown: dict[str, Gauge] = {}
+        self.lag = 0.0
+        """By how much the event loop was late the last time (s)."""
 
     def register(self, shared: CollectorRegistry | None, own: CollectorRegistry) -> None:
         """Register the gauges; `shared` is None if processes share counters by files."""
@@ -55,7 +57,8 @@ class Pulse(Collector):
             while True:
                 due = time.monotonic() + BEAT_SECONDS
                 await asyncio.sleep(BEAT_SECONDS)
-                longest = max(longest, time.monotonic() - due)
+                self.lag = time.monotonic() - due
+                longest = max(longest, self.lag)
                 beat += 1
                 if beat % _SPOOL_BEATS == 0:
                     self._shown["loop_lag_seconds"].set(longest)
