@@ -349,6 +349,7 @@ class DecisionBatches:
         for (arrival, _), outcome in zip(decided, prepared, strict=True):
             arrival.is_open = arrival.is_unread = False
             self.admission.waiting -= 1
+            self.admission.made += 1
             self._waits.end(arrival)
             try:
                 arrival.deliver(outcome)

@@ -33,10 +33,8 @@ WHOLE_BODY = "whole_body"
 """The entry of a scope in which the fast path passes on the body."""
 ASGI_ENDPOINT = "asgi_endpoint"
 """The option of a route with parameters that has its ASGI application, for the fast path."""
-TAKE = "take"
-"""The entry of a route's options with its `TakeWhole`."""
-IS_PROBE = "is_probe"
-"""The entry of a route's options that says whether its `TakeWhole` takes GET requests, of probes."""
+TAKE, IS_PROBE = "take", "is_probe"
+"""The entries of a route's options with its `TakeWhole`, and whether that takes GET requests, of probes."""
 METHODS = list(HttpMethod)
 
 ReplyHeaders = tuple[tuple[bytes, bytes], ...]

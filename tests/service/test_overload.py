@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.service.access.admission import MOST
+from engine.service.access.admission import MOST, Admission
 
 EXCESS = 100
 BODY = json.dumps({"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}).encode()
@@ -62,6 +62,24 @@ def test_what_does_not_fit_is_refused_while_the_others_wait(
         assert all(b'"degraded":false' in one for one in answered)
         assert f"counterpoint_overload_refused_total {len(refused)}.0" in server.get("/metrics").text
         assert server.get("/readyz").status_code == 200
+
+
+def test_retry_after_grows_with_the_overload_and_falls_after_it() -> None:
+    def retries(admission: Admission, now: float, refused: int, made: int) -> set[int]:
+        admission.made += made
+        headers = [admission.refuse(now).headers for _ in range(refused)]
+        return {int(value) for of_one in headers for name, value in of_one if name == b"retry-after"}
+
+    admission = Admission(0.05)
+    assert retries(admission, 100.0, 900, 1000) == {1}
+    assert retries(admission, 100.6, 2500, 1000) == {1}  # counted from now on
+    assert min(retries(admission, 101.2, 2000, 1000)) == 3  # so that as many come back as are answered
+    for at in (101.8, 102.4, 103.0):
+        most = retries(admission, at, 90_000, 1000)
+    assert (min(most), max(most)) == (4, 6)
+    for at in range(8):
+        least = retries(admission, 110.0 + 2 * at, 1, 1000)
+    assert least == {1}
 
 
 def probe(port: int, host: str = "localhost") -> bytes:

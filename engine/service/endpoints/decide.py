@@ -7,7 +7,6 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.decision.decision import DecideRequest
-from engine.service.access.admission import refuse_overload
 from engine.service.access.client_statements import refuse_worth_in_context
 from engine.service.access.public_answer import publish_answer
 from engine.service.auth import PROOF_HEADER, RequestGuard
@@ -49,7 +48,7 @@ class DecideEndpoint:
             return False
         if self._batches.is_full:
             self._worker.metrics.count_refused()
-            request.refuse(refuse_overload(), self._guard.origins)
+            request.refuse(self._batches.admission.refuse(time.monotonic()), self._guard.origins)
             request.hold()
             return True
         if PREVIEW_NAME in request.body or request.has_header(HEADER):
@@ -78,7 +77,7 @@ class DecideEndpoint:
         """Decide a request that the fast path did not take, or that has an idempotency key."""
         if self._batches.is_full:
             self._worker.metrics.count_refused()
-            raise refuse_overload()
+            raise self._batches.admission.refuse(time.monotonic())
         request = self._decode(call)
         token = preview_token(request, call.header(HEADER))
         if token:

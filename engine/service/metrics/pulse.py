@@ -16,6 +16,7 @@ from engine.snapshots.follow import Follower
 
 BEAT_SECONDS = 0.05
 """Between two looks at the clock; what one comes late is the lag of the event loop."""
+_FADING = 0.95
 _SPOOL_BEATS, _STREAM_BEATS = 10, 100
 
 
@@ -33,7 +34,7 @@ class Pulse(Collector):
         self._lags: Sequence[StreamLag] = ()
         self._shown: dict[str, Gauge] = {}
         self.lag = 0.0
-        """By how much the event loop was late the last time (s)."""
+        """By how much the event loop is late of late (s): a peak, which fades within a second or two."""
 
     def register(self, shared: CollectorRegistry | None, own: CollectorRegistry) -> None:
         """Register the gauges; `shared` is None if processes share counters by files."""
@@ -57,8 +58,8 @@ class Pulse(Collector):
             while True:
                 due = time.monotonic() + BEAT_SECONDS
                 await asyncio.sleep(BEAT_SECONDS)
-                self.lag = time.monotonic() - due
-                longest = max(longest, self.lag)
+                late = time.monotonic() - due
+                self.lag, longest = max(late, self.lag * _FADING), max(longest, late)
                 beat += 1
                 if beat % _SPOOL_BEATS == 0:
                     self._shown["loop_lag_seconds"].set(longest)
