@@ -227,7 +227,7 @@ def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> No
             raise StoppedError
         for child in supervisor.children:
             if child.failed:
-                raise NotReadyError(f"{child.name} ended while it started; its lines above say why")
+                raise NotReadyError(f"{child.name} ended while it started; its lines above have the reason")
         try:
             with urlopen(f"{base}/readyz", timeout=2):  # noqa: S310 # our own address; it raises unless 200 # nosec B310
                 return

@@ -19,7 +19,7 @@ from engine.customers.model.events import Event, EventStatus
 from engine.customers.redis.pipeline import RedisPipeline
 from engine.vocabulary import CONFIRMS, REDEMPTION
 
-INVALID = "coupon: is unknown, revoked, not given to anybody, or redeemed already; do not accept it"
+INVALID = "coupon: is unknown, revoked, not given to a customer, or already redeemed; do not accept it"
 
 
 async def redeem_coupons(pipeline: RedisPipeline, plan: Plan, batch: IncomingEvents, now: float) -> IncomingEvents:

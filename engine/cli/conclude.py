@@ -61,7 +61,7 @@ def conclude(
     if (ship is None) != stop:
         raise BadInput("conclude: give either --ship VARIANT or --stop")
     if not why.strip():
-        raise BadInput("conclude: --why is missing; say in a sentence why, or what was learnt")
+        raise BadInput("conclude: --why is missing; give the reason, or what was learnt, in a sentence")
     settings = from_environment(experiments=experiments, data=data)
     specs = load_specs(settings.experiments, settings.plans)
     plan = compile_plan(specs)

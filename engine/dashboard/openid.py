@@ -151,7 +151,7 @@ class OpenIdLogin:
         if self.spec.address is not None:
             return self.spec.address.rstrip("/")
         if not is_loopback(urlsplit(own).hostname or ""):
-            raise Refusal(421, f"{own} is not this machine; set openid.address in the file of keys to it")
+            raise Refusal(421, f"{own} is not this machine; set openid.address in the file of keys to this address")
         return own
 
     def _nonce(self, state: str) -> str:
@@ -225,7 +225,7 @@ class OpenIdLogin:
         """
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
-            raise jwt.InvalidAlgorithmError(f"alg is none of {', '.join(ALGORITHMS)}")
+            raise jwt.InvalidAlgorithmError(f"alg is not one of {', '.join(ALGORITHMS)}")
         for is_fresh in (False, True):
             if is_fresh:
                 self._keys = await self._fetch_keys()

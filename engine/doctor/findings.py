@@ -209,7 +209,7 @@ def _check_streams(settings: Settings) -> Iterator[Diagnosis]:
             yield _warning("streams", f"no {name} ever read them", f"start counterpoint {verb}")
         elif readers and max(readers) > LAG_SECONDS:
             detail = f"the {name} is {max(readers):,.0f} s behind"
-            yield _problem("streams", detail, f"is counterpoint {verb} running? Its log says what it waits for")
+            yield _problem("streams", detail, f"is counterpoint {verb} running? Its log names what it waits for")
         elif readers:
             yield _ok("streams", f"the {name} is {max(readers):.0f} s behind")
 
@@ -272,7 +272,7 @@ def _check_server(url: str) -> Iterator[Diagnosis]:
         yield _problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
         return
     except OSError as error:
-        yield _problem("server", f"{url}: {error}", "start it; its log says why it ended")
+        yield _problem("server", f"{url}: {error}", "start it; its log has the reason why it ended")
         return
     except ValueError as error:
         yield _problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")

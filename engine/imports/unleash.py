@@ -202,7 +202,7 @@ class _UnleashReader:
             case "gradualRolloutRandom":
                 return self._rollout(strategy.name, parameters.get("percentage", "0"), group, "random")
             case other:
-                why = f"the strategy {other!r} is not one of Unleash's own that know only the customer; it is never on"
+                why = f"the strategy {other!r} is a custom one, or needs more than the customer; it is never on"
                 self.draft.note(strategy.name, "not kept", why)
                 return NEVER
 

@@ -106,7 +106,7 @@ def _run(
     learner, client = Learner(settings, owned), stream.connect_stream(settings.redis)
     leases = learner.leases(client)
     drain = Drain(settings, client, "shipped") if clock is None else None
-    wait, outage = INTERVAL, LogOnce("learning waits", "learning goes on")
+    wait, outage = INTERVAL, LogOnce("learning waits", "learning continues")
     thresholds = gc.get_threshold()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
@@ -151,7 +151,7 @@ def _await_leases(learner: Learner, leases: PartitionLeases, stop: threading.Eve
     Raises:
         StoreUnavailable: if the store does not answer, unless `is_patient`.
     """
-    reported, outage = False, LogOnce("learning waits", "learning goes on")
+    reported, outage = False, LogOnce("learning waits", "learning continues")
     while not stop.is_set():
         try:
             if _holds(leases):

@@ -133,7 +133,10 @@ def _check_assertion(spec: AssertionSpec, specs: Specs) -> Iterator[FieldProblem
 
 def _check_customers(spec: AssertionSpec, who: SampledCustomers, specs: Specs) -> Iterator[FieldProblem]:
     if not spec.never and not spec.always:
-        yield "", "says nothing of its customers; give `never` or `always`, a list of offers, experiments or variants"
+        yield (
+            "",
+            "expects nothing of its customers; give `never` or `always`, a list of offers, experiments or variants",
+        )
     for name in segments_in(who.audience):
         if name not in specs.segments:
             yield "customers.audience", f"{name!r} is not in segments.yaml; {suggest_name(name, list(specs.segments))}"
@@ -162,7 +165,7 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
     elif key in specs.experiments:
         yield from find_problems(value, ExpectedVariant) if isinstance(value, Mapping) else ()
         if _says_nothing(value, ExpectedVariant) or not all(_lists_of_variants(value)):
-            yield "", f"{as_flow(value)} says nothing; {ANY_VARIANT}"
+            yield "", f"{as_flow(value)} expects nothing; {ANY_VARIANT}"
         experiment = specs.experiments[key]
         if experiment.type in {None, "string"}:
             texts = [one for one in expected_variants(value) if isinstance(one, str)]
@@ -171,7 +174,7 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
         if isinstance(value, Mapping):
             yield from find_problems(value, ExpectedOffers)
             if _says_nothing(value, ExpectedOffers):
-                yield "", f"{as_flow(value)} says nothing; {ANY_OFFER}"
+                yield "", f"{as_flow(value)} expects nothing; {ANY_OFFER}"
         names = [one for part in (value.values() if isinstance(value, Mapping) else [value]) for one in _texts(part)]
         reasons = _texts(value.get("reason")) if isinstance(value, Mapping) else []
         for name in names:
@@ -205,7 +208,7 @@ def _check_power(value: object, spec: AssertionSpec, specs: Specs) -> Iterator[F
         return
     yield from find_problems(power_fields(value), ExpectedPower)
     if not power_fields(value)["metrics"]:
-        yield "", f"{as_flow(value)} says nothing; name a metric and its power, as in {{METRIC: 0.8, days: 14}}"
+        yield "", f"{as_flow(value)} expects nothing; name a metric and its power, as in {{METRIC: 0.8, days: 14}}"
     known = [one.key for one in specs.metrics.metrics]
     for name in power_fields(value)["metrics"]:
         if name not in known:

@@ -261,7 +261,7 @@ def _refusal_of(error: Exception, path: str, request_id: bytes) -> Refusal:
             return refuse_field(str(error))
         case UnreadableValueError():
             log.error("a stored value cannot be read", request_id=request_id.decode(), error=str(error))
-            return refuse_for_now("what is stored of this cannot be read; the server's log says why")
+            return refuse_for_now("the stored value cannot be read; the server's log has the reason")
         case JournalError():
             log.error("a journal cannot be read or written", request_id=request_id.decode(), error=str(error))
             return refuse_for_now(f"the journal: {error.reason}", seconds=DISK_RETRY_SECONDS)

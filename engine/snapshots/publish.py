@@ -140,7 +140,7 @@ def store_errors(action: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"{action}: {error}; it goes on when the store answers") from error
+        raise StoreUnavailable(f"{action}: {error}; it continues when the store answers") from error
 
 
 def numbers_by_name(reply: Mapping[bytes | str, bytes | str]) -> dict[str, float]:
@@ -154,7 +154,7 @@ def numbers_by_name(reply: Mapping[bytes | str, bytes | str]) -> dict[str, float
         if math.isfinite(number):
             numbers[as_bytes(key).decode(errors="replace")] = number
         else:
-            report_altered(repr(key), as_bytes(value), "a number is none; it counts as missing")
+            report_altered(repr(key), as_bytes(value), "a stored value is not a number; it counts as missing")
     return numbers
 
 

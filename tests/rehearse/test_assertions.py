@@ -165,7 +165,7 @@ MISTAKEN: list[tuple[Any, str]] = [
     ({"expect": {"power": {"conversoin": 0.8, "days": 1}}}, "did you mean 'conversion'?"),
     ({"expect": {"power": {"conversion": 0.8}}}, "is missing"),
     *(
-        ({"expect": {key: value}}, "says nothing; name a")
+        ({"expect": {key: value}}, "expects nothing; name a")
         for key, values in {
             "checkout.v2": [[], {}, {"rule": None}, {"variant": [], "reason": "rule"}],
             "hero": [{}, {"may": [], "never": []}],
@@ -175,7 +175,7 @@ MISTAKEN: list[tuple[Any, str]] = [
     ),
     ({"given": {}}, "has not exactly one of `expect`"),
     ({"customers": {"held_out": "q5"}, "never": ["tea"]}, "'q5' is not a holdout"),
-    ({"customers": {}}, "says nothing of its customers"),
+    ({"customers": {}}, "expects nothing of its customers"),
     ({"channel": "shop", "expect": {"steps": "one"}}, "'shop' is not in channels.yaml"),
     ("every customer sees tea or wine", "is not such a sentence"),
     ("nobody sees tea", "is not such a sentence; write 'no held-out customer sees KEY'"),

@@ -255,7 +255,7 @@ def _sentence(
         return "No customer was seen on a channel."
     text = f"{several:,} of {customers:,} customers used several channels"
     if isinstance(naive, Effect):
-        text += f"; they spent {naive.estimate:+,.2f}{unit} each against those of one, which is no effect"
+        text += f"; they spent {naive.estimate:+,.2f}{unit} each against those of one, which is not an effect"
     if isinstance(holdout, Effect):
         ends = f"{holdout.estimate:+,.2f}{unit} each ({holdout.low:+,.2f} to {holdout.high:+,.2f})"
         doubt = ", so whether they gain is open" if holdout.low <= 0 <= holdout.high else ""

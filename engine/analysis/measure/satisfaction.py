@@ -318,7 +318,7 @@ def _check_response(
 ) -> tuple[ShareEstimate | NotEstimable, list[ResponseCheck]]:
     asked = _asked_sql(source, options)
     if asked is None:
-        return NotEstimable("the table does not say who was asked and did not answer"), []
+        return NotEstimable("the table does not list customers who were asked and did not answer"), []
     if source.has_times and (source.log_dir is not None or source.column("revenue") is not None):
         rows = source.rows(_BIAS, asked=asked)
     else:
@@ -387,5 +387,5 @@ def _sentence(
 def _money(checks: list[ResponseCheck]) -> MoneyFigure | NotEstimable:
     worth = next((check for check in checks if check.measure == "revenue"), None)
     if worth is None:
-        return NotEstimable("there are too few answers, or they do not say what their customers spent")
+        return NotEstimable("there are too few answers, or the spending of their customers is not known")
     return MoneyFigure(what="revenue of a customer who answered", estimate=worth.answered)

@@ -200,7 +200,7 @@ def _check_overlap(weights: Floats, free: Floats, masses: Floats) -> NotEstimabl
     ess = effective_sample_size(size)
     if ess < LEAST_ESS:
         return NotEstimable(
-            f"the decisions that it changes tell as much as {ess:.0f} of equal weight; {LEAST_ESS:.0f} are needed"
+            f"the decisions that it changes equal {ess:.0f} of equal weight; {LEAST_ESS:.0f} are needed"
         )
     largest = float(size.max() / size.sum())
     if largest > MOST_WEIGHT_SHARE:

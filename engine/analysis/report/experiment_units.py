@@ -116,7 +116,7 @@ def _named_metrics(question: ExperimentQuestion, metrics: Sequence[MeasuredMetri
     if missing:
         raise BadInput(f"{question.key}: metric {missing[0]!r} is not defined; the metrics are {', '.join(known)}")
     if question.control not in question.weights:
-        raise BadInput(f"{question.key}: control {question.control!r} is none of {', '.join(question.weights)}")
+        raise BadInput(f"{question.key}: control {question.control!r} is not one of {', '.join(question.weights)}")
     return [known[name] for name in names]
 
 

@@ -37,7 +37,7 @@ class Baseline(msgspec.Struct, frozen=True):
         if self.sd is not None:
             return self.sd**2
         if not 0 < value < 1:
-            remedy = "choose a smaller effect" if 0 < self.value < 1 else "give control's own, 0.04 say"
+            remedy = "choose a smaller effect" if 0 < self.value < 1 else "give control's own, such as 0.04"
             raise BadInput(f"a {self.kind} of {value:g} is not between 0 and 1; {remedy}")
         return value * (1 - value)
 

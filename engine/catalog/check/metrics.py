@@ -35,7 +35,7 @@ def _check_filters(metric: MetricSpec) -> Iterator[FieldProblem]:
         filters |= {f"steps[{at}].filter": step.filter for at, step in enumerate(metric.ordered_steps)}
     for key, condition in filters.items():
         if reads_now(condition):
-            yield key, "compares with now, and a report must say the same tomorrow; compare with a fixed time"
+            yield key, "compares with now, so the report would change by itself; compare with a fixed time"
 
 
 def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:

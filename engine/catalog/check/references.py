@@ -136,7 +136,7 @@ def _check_end(spec: ExperimentSpec) -> Iterator[FieldProblem]:
     if spec.ship is not None:
         yield from check_defined("ship", spec.ship, keys, "the variants")
     if spec.decided is not None and spec.status not in {"shipped", "stopped"}:
-        yield "decided", f"says that it is over, and its status is {spec.status!r}; ship or stop it, or leave it out"
+        yield "decided", f"ends the experiment, but its status is {spec.status!r}; ship or stop it, or leave it out"
 
 
 def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:

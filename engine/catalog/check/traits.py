@@ -52,7 +52,7 @@ def rfm_problems(specs: Specs) -> Iterator[Problem]:
                 message = f"{scores} is empty; put the lowest score first"
                 yield Problem(f"{specs.folder}/segments.yaml", f"{path}.{name}", message)
         if segment.takes_all != (index == len(segments) - 1):
-            rule = "takes everyone, so none is left for those below it" if segment.takes_all else "is the last"
+            rule = "takes every customer, so segments below it stay empty" if segment.takes_all else "is the last"
             message = f"{rule}; end the list with a segment without scores, for everyone else"
             yield Problem(f"{specs.folder}/segments.yaml", path, message)
 
@@ -79,7 +79,7 @@ def _check_name(name: str) -> Iterator[FieldProblem]:
     if name in TAKEN:
         yield "", f"{name!r} is an attribute of the engine; choose another name, such as own_{name}"
     elif name in PAGE_CONTEXT:
-        yield "", f"{name!r} is what a page says of the present in its context; choose another name, such as own_{name}"
+        yield "", f"{name!r} is a name that pages send in their context; choose another one, such as own_{name}"
 
 
 def _check_trait(spec: TraitSpec) -> Iterator[FieldProblem]:

@@ -108,7 +108,7 @@ def _check_conclusions(specs: Specs) -> Iterator[Problem]:
         if is_over and not prefix and not (spec.decided and spec.decided.why):
             key = spec.key
             message = (
-                f"does not say why it is {spec.status}, so the next one learns nothing from it; add `decided: "
+                f"does not state why it is {spec.status}, so nothing can be learnt from it; add `decided: "
                 f"{{on: DATE, why: TEXT}}`; `counterpoint conclude {key}` writes it"
             )
             yield Problem(file, "decided", message)

@@ -192,7 +192,7 @@ class _YamlReader:
         while not isinstance(event := next(events), MappingEndEvent):
             if not isinstance(event, ScalarEvent):
                 if not isinstance(event, AliasEvent):
-                    self.report(event, path, "a key is a list or mapping; a key is text")
+                    self.report(event, path, "a key is a list or mapping; write the key as text")
                 self.read_node(event, events, path, depth + 1)
                 self.read_node(next(events), events, path, depth + 1)
                 continue

@@ -26,7 +26,7 @@ from engine.catalog.spec.segments import expand_segments
 
 NOBODY_MOVES: Mapping[str, str] = {
     "title": "text only",
-    "decided": "it says when and why it was decided",
+    "decided": "it records when and why the experiment was decided",
     "hypothesis": "text only",
     "owner": "text only",
     "environments": "other environments only; what applies in this one is compared on its own",

@@ -62,7 +62,7 @@ class _Reasons(NamedTuple):
 OFFER_REASONS = _Reasons(PER_REQUEST, OFFER)
 MOMENT_REASONS = _Reasons("each request evaluates it")
 CAMPAIGN_REASONS = _Reasons(
-    "messages of a day that are chosen already stay; the next day uses it",
+    "messages already chosen for a day stay; the next day uses the change",
     {"policy": "of another kind or other features it starts from its prior"},
 )
 SEGMENT_REASONS = _Reasons("each request evaluates it; experiments that it removes people from are listed separately")

@@ -35,7 +35,7 @@ VariableName = Annotated[
     str,
     Meta(
         pattern="^(?!COUNTERPOINT_)[A-Z][A-Z0-9_]*$",
-        description="the name of an environment variable that is none of the settings",
+        description="the name of an environment variable that is not a setting",
         extra={"remedy": "name a variable, such as NOTIFY_SECRET; the secret itself is never in a file"},
     ),
 ]

@@ -16,7 +16,7 @@ AddressVariable = Annotated[
     str,
     Meta(
         pattern="^(?!COUNTERPOINT_)[A-Z_][A-Z0-9_]{0,99}$",
-        description="the name of an environment variable that is none of the settings",
+        description="the name of an environment variable that is not a setting",
         extra={"remedy": "write the variable's name, such as WAREHOUSE_URL; the address stays out of the file"},
     ),
 ]

@@ -28,7 +28,7 @@ def init(folder: Annotated[Path, Parameter(help="The folder to make; it is new o
             target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror}); name a folder that can") from error
-    print_line(f"{folder} is ready, and {folder}/README.md says what is in it. Next:")
+    print_line(f"{folder} is ready, and {folder}/README.md describes it. Next:")
     print_line(f"counterpoint check {name}")
     print_line(f"counterpoint up --experiments {name}")
     return 0

@@ -66,7 +66,7 @@ def _broken_size(event: Event, commas: int) -> str | None:
 
 def _broken_identity(event: Event) -> str | None:
     if not 0 < len(event.message_id) <= ID_CHARACTERS:
-        return "message_id: must have 1 to 200 characters; send a unique id, a UUID say"
+        return "message_id: must have 1 to 200 characters; send a unique id, such as a UUID"
     ids = customer_ids(event)
     given = [name for kind in KINDS if (name := normalize_identifier(kind, getattr(ids, kind) or ""))]
     if not given:
@@ -74,9 +74,9 @@ def _broken_identity(event: Event) -> str | None:
     if max(map(len, given)) > ID_CHARACTERS:
         return "an identifier is over 200 characters; send the id itself, not a document"
     if event.type == "track" and not event.event:
-        return "event: a track needs its name, 'purchase' say"
+        return "event: a track needs its name, such as 'purchase'"
     if event.type == "alias" and len(given) < 2:
-        return "alias: needs two identifiers, user_id and anonymous_id say"
+        return "alias: needs two identifiers, such as user_id and anonymous_id"
     return None
 
 

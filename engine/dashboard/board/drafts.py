@@ -145,7 +145,7 @@ def _write_draft(desk: Desk, name: str, text: str, *, seen: str, accepts_unsafe:
     try:
         found = path.read_bytes() if path.exists() else None
         if digest_of(found) != seen:
-            raise BadInput(f"{name}: somebody changed it while you wrote; open it again and repeat your change")
+            raise BadInput(f"{name}: it was changed while you wrote; open it again and repeat your change")
         require_utf8(name, found or b"")
         _replace_file(path, _with_line_ends(text, found or b""))
     except OSError as error:

@@ -118,7 +118,7 @@ async def erase(visit: PageVisit) -> Page:
     """Erase a customer everywhere. The audit record does not name them."""
     wanted, worker = visit.form.get("id", ""), visit.desk.worker
     if visit.form.get("sure") != "yes":
-        raise Refusal(400, "an erasure cannot be undone; go back and tick the box that says so")
+        raise Refusal(400, "an erasure cannot be undone; go back and tick the box that confirms it")
     result = await erase_customer(worker, wanted, by=visit.session.name)
     record_audit(worker, CUSTOMER_ERASED, {"by": visit.session.name, "rows": result.rows}, time.time())
     context = {"ids": len(result.ids), "rows": result.rows}

@@ -161,7 +161,7 @@ def components() -> Node:
             "anyOf": [{"type": kinds}, lists, objects],
         },
         "Somebody": {
-            "description": "a text that names somebody: no placeholder, such as 0, null, undefined, n/a or marks alone",
+            "description": "a text that names a customer, no placeholder like 0, null, undefined, n/a or marks alone",
             "type": "string",
             "not": {"pattern": f"^(?:[^{name_characters()}]*|{placeholder_pattern()})$"},
         },

@@ -293,7 +293,7 @@ def _without_worth(request: DecideRequest, plan: Plan, caller: Caller, warnings:
     worth = worth_in_context(request.context, plan.audience_names, caller.may_say)
     if not worth:
         return request
-    warnings += [f"context.{name}: states what the customer is worth; a server key may say it" for name in worth]
+    warnings += [f"context.{name}: states what the customer is worth; a server key may send it" for name in worth]
     dropped = {name.partition(".")[0] for name in worth}
     kept = {name: value for name, value in request.context.items() if name.partition(".")[0] not in dropped}
     return replace(request, context=kept)

@@ -101,7 +101,7 @@ OPERATIONS = (
         },
         headers=PROOF,
         answer=BatchStatuses,
-        failures={503: "the store is away; send the batch again as it is"},
+        failures={503: "the store is away; send the same batch again"},
     ),
     Operation(
         method="post",
@@ -315,7 +315,7 @@ OPERATIONS = (
         method="post",
         path="/v1/experiments/{key}/pause",
         summary="Kill switch: pause an experiment at every worker within a second",
-        about="It stays paused whatever its file says, until it is resumed. Who did it is in the log.",
+        about="It stays paused, regardless of its file, until it is resumed. Who did it is in the log.",
         role="admin",
         request=SwitchRequest,
         example={"reason": "orders fell"},
@@ -325,7 +325,7 @@ OPERATIONS = (
     Operation(
         method="post",
         path="/v1/experiments/{key}/resume",
-        summary="Kill switch: let it run again as its file says",
+        summary="Kill switch: resume it, by the status in its file",
         role="admin",
         request=SwitchRequest,
         example={"reason": "fixed"},
@@ -347,7 +347,7 @@ OPERATIONS = (
         summary="This worker should get traffic",
         about="Its plan and the problems of a refused one, the store, the age of what it learnt, what waits in it.",
         answer=Readiness,
-        failures={503: "not ready; why says it"},
+        failures={503: "not ready; the field why has the reasons"},
     ),
     Operation(
         method="get",
@@ -356,7 +356,7 @@ OPERATIONS = (
         about="As /readyz, but ready without the store too. For a balancer that would rather pass fallbacks on than "
         "answer nothing when the store is away from every worker at once.",
         answer=Readiness,
-        failures={503: "not ready; why says it"},
+        failures={503: "not ready; the field why has the reasons"},
     ),
     Operation(
         method="get", path="/metrics", summary="Prometheus metrics of all workers", media="text/plain; version=0.0.4"

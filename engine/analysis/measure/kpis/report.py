@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 EdgeState = Literal["assumed", "correlational", "validated"]
 _LIMITS = [
     "A validated edge held in past experiments. A new kind of change may move the lag by another way.",
-    "A correlation over customers is no effect: who clicks more also buys more, whatever the shop does.",
+    "A correlation over customers is not an effect: who clicks more also buys more, whatever the shop does.",
     "What is carried to a lag is a prediction of its effect; it does not replace measuring the lag where one can wait.",
     "The figures of the tiers are levels of the whole log, not effects.",
 ]

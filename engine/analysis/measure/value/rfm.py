@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LEAST_SCORED: Final = 5
 _LIMITS = [
-    "The scores rank this shop's customers among each other at this moment; they say nothing about another shop.",
+    "The scores rank this shop's customers among each other at this moment; they do not compare it with another shop.",
     "The segments describe the past. That an offer to a segment pays is a question for an experiment.",
 ]
 # Ties share the lowest score that any of them has, so that a customer's score does not depend on the order of rows.
