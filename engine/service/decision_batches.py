@@ -279,13 +279,11 @@ class DecisionBatches:
         found = flow.use_read(task, read, pools, asked)
         if not isinstance(found, FetchedTask):
             return found
-        decided = attempt(flow.decide_one, found)
-        if isinstance(decided, FailedTask):
-            return decided
+        decided = flow.decide_one(found)
         if flow.needs_store(decided):
             self._leave(arrival, self._settle(arrival, decided))
             return None
-        return attempt(flow.complete, decided)
+        return flow.complete(decided)
 
     async def _settle(self, arrival: Arrival, decided: DecidedTask) -> Decided:
         """Write what one decision requires; after its budget, or without the store, degrade it."""

@@ -259,13 +259,14 @@ class DecisionFlow:
         if not task.request.placements:
             pools = {}  # no offers, so no pools in the trace either
         failure = read if isinstance(read, Exception) else pools
-        match failure:
-            case StoreUnavailable():
-                return self.degrade(task, asked)
-            case UnreadableValueError():
-                return self._degrade_unreadable(task, failure)
-            case Exception():
-                return FailedTask(failure)
+        if isinstance(failure, Exception):
+            match failure:
+                case StoreUnavailable():
+                    return self.degrade(task, asked)
+                case UnreadableValueError():
+                    return self._degrade_unreadable(task, failure)
+                case _:
+                    return FailedTask(failure)
         customer = cast("FetchedCustomer", read)
         left = cast("dict[str, float]", pools)
         return FetchedTask(task, customer, Availability(customer.counts, left, prices=self._worker.follower.prices))
