@@ -4,7 +4,8 @@ An order is what carries one order id, however many messages report it; a purcha
 The profile, the learner and the reports compute with these functions (the reports in SQL, see
 `analysis.sources.orders`), so that an order is worth the same to each, in whatever order its messages arrive:
 
-- Of several purchases under one id the one with the greatest (time, revenue) stands.
+- Of several purchases under one id the one with the greatest (time, revenue) stands, of those with a revenue other
+  than 0: a page that reports an order without its revenue takes nothing from what the server stated.
 - Refunds of an order add up. A refund without an amount is of the whole order.
 - What is left of an order is max(0, revenue - refunded), and nothing after a refund of the whole.
 - A refund without an order id lowers the customer's revenue by its amount and undoes no order.
@@ -47,6 +48,11 @@ def refund_amount(properties: Mapping[str, object]) -> float | None:
                 return None
             return abs(float(stated))
     return None
+
+
+def statement_rank(time: float, revenue: float) -> tuple[bool, float, float]:
+    """The sort key of an order's statements: that with the greatest stands."""
+    return revenue != 0, time, revenue
 
 
 def net_revenue(order: Order) -> float:

@@ -22,7 +22,7 @@ from engine.customer import Order
 from engine.journal.records import EventRecord, QuarantineRecord, RewardRecord, encode
 from engine.learn.pending import CLOSED, OPEN, REFUNDED, REWARDED, UNSEEN, ZERO, Pending
 from engine.metric_kinds import METRIC_KINDS, MOST_VALUE
-from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount
+from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount, statement_rank
 from engine.snapshots.header import meaning_of, prior_of
 from engine.vocabulary import MERGED, PURCHASES, REFUNDS, names_of_same_event, split_item
 
@@ -130,6 +130,8 @@ def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties
         return 1.0
     name = metric.value or kind.default_value or "revenue"
     value = event.revenue if name == "revenue" else properties.get(name)
+    if name == "revenue" and value is None and event.event in PURCHASES and order_id(properties):
+        value = 0.0  # the order is this decision's; another statement of it may have the revenue
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
     if not math.isfinite(value):
@@ -243,7 +245,7 @@ class RewardBook:
     def restate(self, row: Pending, event: EventRecord, properties: Properties) -> None:
         """Replace a row's reward by that of another statement of its order, if that is newer."""
         rule = self._rules.by_selection.get(row.selection)
-        stands = (event.time, event.revenue or 0.0) > (row.rewarded, row.revenue)
+        stands = statement_rank(event.time, event.revenue or 0.0) > statement_rank(row.rewarded, row.revenue)
         counts = rule is not None and stands and event.time <= row.exposed + rule.window
         if rule is not None and counts and self._state(row, rule, event, properties):
             self._correct(row, event.time)
@@ -288,7 +290,7 @@ class RewardBook:
     def restate_moved(self) -> None:
         """Apply earlier statements of moved orders to their new rows, if those are newer."""
         for row, order, (metric, at, revenue, amount) in self._moved:
-            is_newer = (at, revenue) > (row.rewarded, row.revenue)
+            is_newer = statement_rank(at, revenue) > statement_rank(row.rewarded, row.revenue)
             if row.purchase == order and is_newer and metric == self._metric_of(row):
                 row.rewarded, row.revenue, row.amount = at, revenue, amount
                 self._correct(row, at)

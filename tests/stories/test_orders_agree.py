@@ -62,7 +62,7 @@ class Customer:
 
 def net_of(messages: Sequence[Mapping[str, Any]]) -> float:
     """What the messages of one customer come to, by the rules of docs/customers.md written out once more."""
-    stated: dict[str, tuple[str, float]] = {}
+    stated: dict[str, tuple[bool, str, float]] = {}
     refunded: dict[str, float] = {}
     whole: set[str] = set()
     alone = 0.0
@@ -73,7 +73,8 @@ def net_of(messages: Sequence[Mapping[str, Any]]) -> float:
             if not order:
                 alone += properties["revenue"]
             else:
-                stated[order] = max(stated.get(order, ("", 0.0)), (message["timestamp"], properties["revenue"]))
+                revenue = properties.get("revenue", 0.0)
+                stated[order] = max(stated.get(order, (False, "", 0.0)), (revenue != 0, message["timestamp"], revenue))
         else:
             amount = properties.get("amount", properties.get("revenue"))
             if not order:
@@ -82,7 +83,7 @@ def net_of(messages: Sequence[Mapping[str, Any]]) -> float:
                 whole.add(order)
             else:
                 refunded[order] = refunded.get(order, 0.0) + amount
-    left = (max(0.0, revenue - refunded.get(key, 0.0)) for key, (_, revenue) in stated.items() if key not in whole)
+    left = (max(0.0, revenue - refunded.get(key, 0.0)) for key, (_, _, revenue) in stated.items() if key not in whole)
     return round(alone + sum(left), 2)
 
 
@@ -106,7 +107,7 @@ def live(chance: random.Random, customer: Customer, begin: float) -> None:
             is_named = (at == 0 and len(customer.decisions) > 1) or chance.random() < 0.6
             add(
                 chance.choice(PURCHASES),
-                {**key, "revenue": float(chance.randint(5, 40))},
+                {**key, **({"revenue": float(chance.randint(5, 40))} if chance.random() < 0.85 else {})},
                 decision if is_named else None,
             )
         for _ in range(chance.choice([0, 0, 0, 1, 1, 2])):

@@ -183,7 +183,8 @@ def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
 
 
 def _rank(events: ir.Table) -> ir.Value:
-    """The sort key of an order's statements: the greatest (time, revenue) is valid."""
+    """The sort key of an order's statements, as `orders.statement_rank`: that with the greatest is valid."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    return ibis.struct({"at": events["at"], "revenue": events["revenue"].fill_null(0.0)})
+    revenue = events["revenue"].fill_null(0.0)
+    return ibis.struct({"stated": revenue != 0.0, "at": events["at"], "revenue": revenue})

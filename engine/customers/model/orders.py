@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Order, Profile, Scalar
-from engine.orders import CENTS, is_counted, net_revenue
+from engine.orders import CENTS, is_counted, net_revenue, statement_rank
 from engine.traits.rules import facts_order
 
 
@@ -58,7 +58,7 @@ def place_order(
         if held is None:
             new = order
         else:
-            newest = max(held, order, key=lambda o: (o.time, o.revenue, o.points))
+            newest = max(held, order, key=lambda o: (*statement_rank(o.time, o.revenue), o.points))
             new = replace(newest, refunded=held.refunded, full=held.full)
         change = _totals(profile, held, new, rules)
         change["orders"] = profile.orders | {key: new}
@@ -117,7 +117,7 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
         if ours is None:
             orders[key] = theirs
             continue
-        newest = max(ours, theirs, key=lambda o: (o.time, o.revenue, o.points))
+        newest = max(ours, theirs, key=lambda o: (*statement_rank(o.time, o.revenue), o.points))
         both = Order(
             revenue=newest.revenue,
             time=newest.time if newest.time > 0 else min(ours.time, theirs.time),
@@ -148,9 +148,12 @@ def _newer_facts(
     held: Order | None, stated: dict[str, Scalar], order: Order, facts: dict[str, Scalar]
 ) -> dict[str, Scalar]:
     """The facts of the newer statement of an order; `stated` are those of the stored one."""
-    if held is None or (order.time, order.revenue) > (held.time, held.revenue):
+    if held is None:
         return facts
-    if (order.time, order.revenue) < (held.time, held.revenue):
+    new, old = statement_rank(order.time, order.revenue), statement_rank(held.time, held.revenue)
+    if new > old:
+        return facts
+    if new < old:
         return stated
     return max(stated, facts, key=facts_order)
 
