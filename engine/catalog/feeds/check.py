@@ -93,6 +93,8 @@ def _check_entry(
         return
     if entry.tagged is not None:
         yield "offers.tagged", "stands beside a feed; give one of the two, and tags of the feed by `tags:`"
+    if entry.table is not None:
+        yield from check_defined("offers.table.at", entry.table.at, known.sources, "sources.yaml")
     if entry.key is None:
         yield "offers.key", "is missing; name the column that tells the items apart, such as sku"
     if not entry.rendering:
@@ -104,7 +106,8 @@ def _check_entry(
         yield from check_defined("offers.audience", name, known.conditions, "the conditions of segments.yaml")
     items = specs.feeds.get(feed_name(entry))
     if items is not None and items.error:
-        yield "offers.feed", f"{entry.feed} {items.error}"
+        remedy = "" if entry.table is None else "; `counterpoint feeds` writes it from its table"
+        yield "offers.feed", f"{entry.feed} {items.error}{remedy}"
     placement = next((one for one in specs.channels.placements if one.key == selection.placement), None)
     shown_on = selection.channels or (placement.channels if placement else [])
     if entry.rendering and not set(entry.rendering) & set(shown_on):

@@ -44,6 +44,11 @@ def feed_name(spec: OffersSpec) -> str:
     return msgspec.json.encode(spec).decode()
 
 
+def feed_columns(spec: OffersSpec) -> list[str]:
+    """The columns that an entry reads, its key first."""
+    return [spec.key or "", *sorted(_ItemMaker(spec).columns - {spec.key or ""})]
+
+
 @lru_cache(maxsize=4)
 def expand_feed(entry: str, data: bytes) -> FeedItems:
     """The items of an entry (`feed_name`, segments expanded) from the bytes of its file."""

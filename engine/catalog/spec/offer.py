@@ -23,6 +23,7 @@ from engine.catalog.spec.fields import (
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.notify import Weekday
+from engine.catalog.spec.sources import TableName
 from engine.customer import IdKind
 from engine.vocabulary import EXPOSURE
 
@@ -115,6 +116,16 @@ class TaggedOffers(Spec, frozen=True, kw_only=True):
     tagged: Key
 
 
+class FeedTableSpec(Spec, frozen=True, kw_only=True):
+    """The table that a feed is written from: `at` names a connection of `sources.yaml`.
+
+    `counterpoint feeds` writes the columns that the entry names into the file.
+    """
+
+    table: TableName
+    at: Key
+
+
 class OffersSpec(Spec, frozen=True, kw_only=True):
     """The offers of a placement that are not listed: all with the tag `tagged`, or one for each row of a `feed`.
 
@@ -122,11 +133,13 @@ class OffersSpec(Spec, frozen=True, kw_only=True):
     `title`, `price`, `value` and `tags` name its columns, `attributes` further ones by the name under which policies
     read them; `price` is an attribute too. `prefix` begins the keys of its offers. `{column}` in a text of the
     `rendering`, the `audience` or the `stock` is what the row has there. Every item has the entry's gates: `purpose`,
-    `audience`, dates, `caps`, `suppress` and `stock`. A row that is wrong is left out, and `check` names it.
+    `audience`, dates, `caps`, `suppress` and `stock`. A row that is wrong is left out, and `check` names it. With
+    `table` the file is what `counterpoint feeds` last wrote of a table in a database.
     """
 
     tagged: Key | None = None
     feed: FeedFile | None = None
+    table: FeedTableSpec | None = None
     key: PropertyName | None = None
     prefix: Key | None = None
     title: PropertyName | None = None

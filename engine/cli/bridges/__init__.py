@@ -1,5 +1,5 @@
-"""Verbs that connect other systems: imports of their flags, and a server for agents."""
+"""Verbs that connect other systems: imports of their flags, feeds from their tables, and a server for agents."""
 
-from engine.cli.bridges import agents, imports
+from engine.cli.bridges import agents, feeds, imports
 
-__all__ = ["agents", "imports"]
+__all__ = ["agents", "feeds", "imports"]
