@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException, InvalidURL
-from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -22,6 +21,8 @@ import redis
 from engine.catalog import load_plan
 from engine.claims.claims import pool_key
 from engine.claims.requirements import every_share
+from engine.doctor.access import check_log_copy, check_store_access
+from engine.doctor.diagnosis import Diagnosis, ok, problem, warning
 from engine.errors import CatalogError, CounterpointError, StoreUnavailable, has_extra
 from engine.journal import stream
 from engine.journal.log.commit import read_checkpoint
@@ -32,22 +33,12 @@ from engine.service.access.keys_file import read_keys_file
 from engine.service.auth import load_keys_from_settings
 from engine.settings import Settings
 
-Severity = Literal["ok", "warning", "problem"]
 LEAST_FREE = 500e6
 """Bytes that a disk should have free."""
 LAG_SECONDS = 120.0
 MEMORY_SHARE = 0.8
 CLOCK_SECONDS = 1.0
 LEAST_FILES = 4096
-
-
-class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check: a `problem` breaks a promise now, a `warning` may later; else there is no `remedy`."""
-
-    subject: str
-    severity: Severity
-    detail: str
-    remedy: str = ""
 
 
 def examine(settings: Settings, servers: Sequence[str] = ()) -> list[Diagnosis]:
@@ -62,6 +53,8 @@ def examine(settings: Settings, servers: Sequence[str] = ()) -> list[Diagnosis]:
         ("streams", _check_streams),
         ("spools", _check_spools),
         ("log", _check_log),
+        ("store access", check_store_access),
+        ("log copy", check_log_copy),
     )
     findings: list[Diagnosis] = []
     for subject, check in checks:
@@ -75,61 +68,49 @@ def examine(settings: Settings, servers: Sequence[str] = ()) -> list[Diagnosis]:
     return findings
 
 
-def _ok(subject: str, detail: str) -> Diagnosis:
-    return Diagnosis(subject=subject, severity="ok", detail=detail)
-
-
-def _warning(subject: str, detail: str, remedy: str) -> Diagnosis:
-    return Diagnosis(subject=subject, severity="warning", detail=detail, remedy=remedy)
-
-
-def _problem(subject: str, detail: str, remedy: str) -> Diagnosis:
-    return Diagnosis(subject=subject, severity="problem", detail=detail, remedy=remedy)
-
-
 def _check_experiments(settings: Settings) -> Iterator[Diagnosis]:
     try:
         plan = load_plan(settings.experiments, settings.plans)
     except CatalogError as error:
         detail = f"{settings.experiments}: {len(error.problems)} problems; servers run the plan of before"
-        yield _problem("experiments", detail, f"counterpoint check {settings.experiments}")
+        yield problem("experiments", detail, f"counterpoint check {settings.experiments}")
         return
-    yield _ok("experiments", f"{settings.experiments}: plan {plan.version}")
+    yield ok("experiments", f"{settings.experiments}: plan {plan.version}")
 
 
 def _check_keys(settings: Settings) -> Iterator[Diagnosis]:
     load_keys_from_settings(settings)
     path = settings.api_keys
     if path is None:
-        yield _ok("keys", "none: only this machine is served")
+        yield ok("keys", "none: only this machine is served")
     elif path.stat().st_mode & 0o007:
-        yield _problem("keys", f"{path}: every user of the machine may read or write it", f"chmod o= {path}")
+        yield problem("keys", f"{path}: every user of the machine may read or write it", f"chmod o= {path}")
     else:
-        yield _ok("keys", f"{path}: readable by its owner and group alone")
+        yield ok("keys", f"{path}: readable by its owner and group alone")
     soon = datetime.now(UTC) + timedelta(days=7)
     for spec in () if path is None else read_keys_file(path):
         if spec.expires is not None and spec.expires < soon:
             detail = f"{spec.name} ends at {spec.expires.isoformat(timespec='seconds')}; then its callers get 401"
-            yield _warning("keys", detail, f"counterpoint keys rotate {spec.name}")
+            yield warning("keys", detail, f"counterpoint keys rotate {spec.name}")
 
 
 def _check_disks(settings: Settings) -> Iterator[Diagnosis]:
     place = next(folder for folder in (settings.data, *settings.data.absolute().parents) if folder.is_dir())
     if not os.access(place, os.W_OK):
-        yield _problem("disk", f"{place}: cannot be written", "give this user the right, or name another --data")
+        yield problem("disk", f"{place}: cannot be written", "give this user the right, or name another --data")
     free = shutil.disk_usage(place).free
     if free < LEAST_FREE:
-        yield _problem("disk", f"{place}: {free / 1e6:,.0f} MB are free", "free it, or nothing can be recorded")
+        yield problem("disk", f"{place}: {free / 1e6:,.0f} MB are free", "free it, or nothing can be recorded")
     else:
-        yield _ok("disk", f"{place}: {free / 1e9:,.1f} GB are free")
+        yield ok("disk", f"{place}: {free / 1e9:,.1f} GB are free")
 
 
 def _check_limits(_: Settings) -> Iterator[Diagnosis]:
     files, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < LEAST_FILES:
-        yield _warning("limits", f"{files} open files per process bound its connections", "ulimit -n 20000")
+        yield warning("limits", f"{files} open files per process bound its connections", "ulimit -n 20000")
     else:
-        yield _ok("limits", f"{files} open files per process")
+        yield ok("limits", f"{files} open files per process")
 
 
 def _check_store(settings: Settings) -> Iterator[Diagnosis]:
@@ -137,32 +118,32 @@ def _check_store(settings: Settings) -> Iterator[Diagnosis]:
         try:
             client.ping()
         except redis.RedisError as error:
-            yield _problem("store", f"{error}", "start it, or name it with --redis; decisions are degraded until then")
+            yield problem("store", f"{error}", "start it, or name it with --redis; decisions are degraded until then")
             return
         try:
             stream.refuse_eviction(client)
         except CounterpointError as error:
-            yield _problem("store", str(error).partition(":")[0], "CONFIG SET maxmemory-policy noeviction")
+            yield problem("store", str(error).partition(":")[0], "CONFIG SET maxmemory-policy noeviction")
         if isinstance(client, redis.RedisCluster):
-            yield _ok("store", "a cluster that answers; look at persistence and memory of each node")
+            yield ok("store", "a cluster that answers; look at persistence and memory of each node")
             return
         persistence, memory = client.info("persistence"), client.info("memory")
         if not persistence.get("aof_enabled"):
             remedy = (
                 "CONFIG SET appendonly yes, and in its file: a store that dies takes profiles, caps and records along"
             )
-            yield _problem("store", "it has no append-only file", remedy)
+            yield problem("store", "it has no append-only file", remedy)
         elif persistence.get("aof_last_write_status") != "ok":
-            yield _problem("store", "it cannot write its append-only file", "free its disk; its log has the reason")
+            yield problem("store", "it cannot write its append-only file", "free its disk; its log has the reason")
         most, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
         if most and used > MEMORY_SHARE * most:
             share = f"{100 * used / most:.0f} % of maxmemory are used"
-            yield _problem("store", share, "raise maxmemory: a full store refuses claims and records")
+            yield problem("store", share, "raise maxmemory: a full store refuses claims and records")
         seconds, microseconds = client.time()
         ahead = seconds + microseconds / 1e6 - time.time()
         if abs(ahead) > CLOCK_SECONDS:
-            yield _warning("store", f"its clock is {ahead:+.1f} s from this one", "run a time service on both machines")
-        yield _ok("store", f"answers; {used / 1e6:,.0f} MB used")
+            yield warning("store", f"its clock is {ahead:+.1f} s from this one", "run a time service on both machines")
+        yield ok("store", f"answers; {used / 1e6:,.0f} MB used")
 
 
 def _check_shelves(settings: Settings) -> Iterator[Diagnosis]:
@@ -182,9 +163,9 @@ def _check_shelves(settings: Settings) -> Iterator[Diagnosis]:
         unset = [name for name, share in shelves.items() if not client.hexists(pool_key(share), "level")]
     if unset:
         detail = f"{len(unset):,} of {len(shelves):,} were never counted and so are empty, such as {unset[0]}"
-        yield _warning("stock by place", detail, "POST /v1/stock/{sku}/places/{place}, or many by POST /v1/stock")
+        yield warning("stock by place", detail, "POST /v1/stock/{sku}/places/{place}, or many by POST /v1/stock")
     else:
-        yield _ok("stock by place", f"all {len(shelves):,} were counted")
+        yield ok("stock by place", f"all {len(shelves):,} were counted")
 
 
 def _check_streams(settings: Settings) -> Iterator[Diagnosis]:
@@ -201,22 +182,22 @@ def _check_streams(settings: Settings) -> Iterator[Diagnosis]:
         behind[lag.reader] = max(behind.get(lag.reader, 0.0), lag.seconds)
         if lag.partition >= settings.partitions:
             detail = f"partition {lag.partition} exists, and COUNTERPOINT_PARTITIONS is {settings.partitions}"
-            yield _problem("streams", detail, "set the same number for every role")
+            yield problem("streams", detail, "set the same number for every role")
     for name in ("collector", stream.LEARNER):
         readers = [seconds for reader, seconds in behind.items() if reader.startswith(name)]
         verb = "collect" if name == "collector" else "learn"
         if lags and not readers:
-            yield _warning("streams", f"no {name} ever read them", f"start counterpoint {verb}")
+            yield warning("streams", f"no {name} ever read them", f"start counterpoint {verb}")
         elif readers and max(readers) > LAG_SECONDS:
             detail = f"the {name} is {max(readers):,.0f} s behind"
-            yield _problem("streams", detail, f"is counterpoint {verb} running? Its log names what it waits for")
+            yield problem("streams", detail, f"is counterpoint {verb} running? Its log names what it waits for")
         elif readers:
-            yield _ok("streams", f"the {name} is {max(readers):.0f} s behind")
+            yield ok("streams", f"the {name} is {max(readers):.0f} s behind")
 
 
 def _check_spools(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.spool.is_dir():
-        yield _ok("spools", "none on this machine")
+        yield ok("spools", "none on this machine")
         return
     orphans = claim_orphans(settings.spool)
     try:
@@ -226,28 +207,28 @@ def _check_spools(settings: Settings) -> Iterator[Diagnosis]:
             os.close(lock)
     if size:
         detail = f"{len(orphans)} without a server hold up to {size / 1e6:,.1f} MB of records"
-        yield _warning("spools", detail, "start a server on this machine, or run counterpoint collect --drain")
+        yield warning("spools", detail, "start a server on this machine, or run counterpoint collect --drain")
     else:
-        yield _ok("spools", "all are shipped by a server, or empty")
+        yield ok("spools", "all are shipped by a server, or empty")
 
 
 def _check_log(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.log.is_dir():
-        yield _ok("log", "none on this machine")
+        yield ok("log", "none on this machine")
         return
     checkpoint = read_checkpoint(settings.log)
-    yield _ok("log", f"{checkpoint.commit:,} commits")
+    yield ok("log", f"{checkpoint.commit:,} commits")
     if has_extra("analysis"):
         from engine.journal.log.layout import outdated_files  # noqa: PLC0415 (a server has no Parquet libraries)
         from engine.journal.log.quarantine import list_quarantine  # noqa: PLC0415 (as above)
 
         if old := sum(1 for _ in outdated_files(settings.log)):
-            yield _warning("log", f"{old:,} files lack columns of this version", "counterpoint migrate")
+            yield warning("log", f"{old:,} files lack columns of this version", "counterpoint migrate")
 
         held = len(list_quarantine(settings.log))
         if held:
             remedy = "counterpoint quarantine list"
-            yield _warning("log", f"{held:,} records are in quarantine", remedy)
+            yield warning("log", f"{held:,} records are in quarantine", remedy)
 
 
 def _read_ready(url: str) -> bytes:
@@ -260,34 +241,34 @@ def _read_ready(url: str) -> bytes:
 
 def _check_server(url: str) -> Iterator[Diagnosis]:
     if not url.startswith(("http://", "https://")):
-        yield _problem("server", f"{url}: is not an address of a server", "write http://HOST:PORT")
+        yield problem("server", f"{url}: is not an address of a server", "write http://HOST:PORT")
         return
     try:
         body = _read_ready(url)
     except HTTPException as error:
         if isinstance(error, InvalidURL):
-            yield _problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
+            yield problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
             return
         detail = f"{url}: does not answer as a decision server ({type(error).__name__})"
-        yield _problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
+        yield problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
         return
     except OSError as error:
-        yield _problem("server", f"{url}: {error}", "start it; its log has the reason why it ended")
+        yield problem("server", f"{url}: {error}", "start it; its log has the reason why it ended")
         return
     except ValueError as error:
-        yield _problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
+        yield problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
         return
     try:
         ready = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         why = msgspec.json.decode(ready.get("why", msgspec.Raw(b"[]")), type=list[str])
         problems = msgspec.json.decode(ready.get("plan_problems", msgspec.Raw(b"[]")), type=list[str])
     except (msgspec.MsgspecError, UnicodeError):
-        yield _problem("server", f"{url}: is not a decision server", "name the address that serves /readyz")
+        yield problem("server", f"{url}: is not a decision server", "name the address that serves /readyz")
         return
     for text in why:
         detail, _, remedy = text.partition("; ")
-        yield _problem("server", f"{url}: {detail}", remedy or "see docs/how-to/runbook")
+        yield problem("server", f"{url}: {detail}", remedy or "see docs/how-to/runbook")
     if problems:
-        yield _problem("server", f"{url}: {len(problems)} problems of its YAML", "counterpoint check, on its machine")
+        yield problem("server", f"{url}: {len(problems)} problems of its YAML", "counterpoint check, on its machine")
     if not why and not problems:
-        yield _ok("server", f"{url}: ready")
+        yield ok("server", f"{url}: ready")

@@ -1,11 +1,15 @@
 """Keeps the copy of the log up to date beside a collector."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from redis.exceptions import RedisError
+
 from engine.errors import CounterpointError, require_extras
+from engine.journal import stream
 from engine.journal.log.commit import CHECKPOINT
 from engine.journal.log_once import LogOnce
 from engine.lake.log_copy import CopyManifest, CopySummary, ObjectStore, copy_log
@@ -58,8 +62,10 @@ def copying(settings: Settings, *, every: float = EVERY_SECONDS) -> Iterator[Non
         outage = LogOnce("the log is not copied to the object store", "the log is copied again")
         while not ended.wait(every):
             try:
+                began = time.time()
                 follower.copy()
                 outage.over()
+                _publish(settings, began)
             except CounterpointError as error:
                 outage.failed(error)
 
@@ -81,6 +87,12 @@ def _open_tables(catalog: str | None, prefix: str) -> Callable[[CopyManifest], N
     from engine.lake.iceberg import IcebergTables  # noqa: PLC0415
 
     return IcebergTables(catalog, prefix).take_over
+
+
+def _publish(settings: Settings, at: float) -> None:
+    """Publish up to when the log is copied, for servers to export; without the store the next copy does."""
+    with suppress(RedisError), stream.connect_stream(settings.redis) as client:
+        stream.publish_counts(client, {"copied|log|collector": int(at)})
 
 
 def _state_of(log: Path) -> tuple[int, int] | None:

@@ -115,7 +115,7 @@ def test_every_role_does_its_work_as_its_own_user(tmp_path: Path, store: Store) 
         run_verb("erase", "a-3", *operator, check=True)
         found = run_verb("doctor", *operator, "--experiments", str(shop), "--json")
         assert found.returncode in (0, 1), found.stderr
-        assert store.denied() == []
+        assert store.denied() == []  # nothing that a role or a verb asked for
         assert httpx.get(f"{server.base}/metrics").status_code == 200
 
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from engine.doctor.access import check_store_access
+from engine.settings import from_environment
 from tests.service.conftest import free_port, serving, write_shop
 from tests.verbs import run_verb
 
@@ -141,3 +143,13 @@ def test_a_server_without_a_usable_certificate_does_not_start(
     done = run_verb(*words, env=more)
     assert done.returncode == 2
     assert reason in done.stderr
+
+
+def test_doctor_finds_a_store_that_others_reach_without_encryption(tmp_path: Path) -> None:
+    def found(url: str) -> list[str]:
+        settings = from_environment({}, redis=url, data=tmp_path)
+        return [one.detail for one in check_store_access(settings)]
+
+    assert found("redis://127.0.0.1:1/0") == []
+    assert found("redis://store.invalid:1/0") == ["customers pass to the store unencrypted"]
+    assert found("rediss://store.invalid:1/0") == []

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +12,11 @@ from types import MappingProxyType
 import duckdb
 from pyiceberg.catalog import load_catalog
 
+from engine.doctor.access import check_log_copy
+from engine.journal.log.commit import CHECKPOINT
 from engine.journal.log.parquet import TABLES
 from engine.lake.log_copy import ObjectStore
+from engine.settings import from_environment
 from tests.lake.conftest import Bucket
 from tests.service.conftest import serving, write_shop
 
@@ -118,5 +122,28 @@ def test_a_copy_that_was_killed_is_completed_and_its_leftovers_are_deleted(tmp_p
     assert json.loads(run(["log", "copy", url, "--json", "--data", tmp_path]))["deleted"] == 1
     assert bucket.objects("third") == whole
     [name] = whole - {"_manifest.json"}
+    checkpoint = tmp_path / "log" / CHECKPOINT
+    for commit, severity in ((2, "ok"), (9, "problem")):
+        checkpoint.write_text(f'{{"commit": {commit}}}')
+        settings = from_environment({}, data=tmp_path, log_copy=url)
+        assert [one.severity for one in check_log_copy(settings)] == [severity]
     ObjectStore(url).delete(name)
     assert "is missing; copy the log again" in run(["log", "pull", url, tmp_path / "pulled"], code=2)
+
+
+def test_a_collector_copies_beside_its_work_and_servers_show_how_far(
+    tmp_path: Path, redis_url: str, bucket: Bucket
+) -> None:
+    data, more = tmp_path / "server" / "data", {**os.environ, "COUNTERPOINT_LOG_COPY": bucket.url("beside")}
+    command = [sys.executable, "-m", "engine", "collect", "--data", str(data), "--redis", redis_url]
+    with serving(tmp_path / "server", redis_url, write_shop(tmp_path / "shop")) as server:
+        body = {"customer": {"user_id": "u-1"}, "channel": "web", "experiments": "*"}
+        assert server.post("/v1/decide", body).status_code == 200
+        with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env=more, stderr=log) as collector:
+            deadline = time.monotonic() + 60
+            while "counterpoint_log_copied_seconds 1." not in server.get("/metrics").text:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            collector.terminate()
+            assert collector.wait(30) == 0
+    assert any(name.startswith("decisions/") for name in bucket.objects("beside"))

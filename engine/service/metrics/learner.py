@@ -42,6 +42,11 @@ class LearnerMetrics(Collector):
         for selection in self._follower.tripped:
             tripped.add_metric([selection], 1.0)
         yield from self._collector_families(by_kind)
+        copied = GaugeMetricFamily(
+            "counterpoint_log_copied_seconds", "Time up to which the log is on the object store (s since 1970)"
+        )
+        for at in by_kind["copied"].values():
+            copied.add_metric([], at)
         versions = GaugeMetricFamily(
             "counterpoint_snapshot_version", "Version in use at this worker", labels=["selection"]
         )
@@ -52,7 +57,7 @@ class LearnerMetrics(Collector):
             "Snapshots that are damaged or do not fit the plan",
             self._follower.rejected,
         )
-        yield from (aside, changes, learnt, prices, tripped, versions, rejected)
+        yield from (aside, changes, learnt, prices, tripped, versions, rejected, copied)
 
     @staticmethod
     def _collector_families(by_kind: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
