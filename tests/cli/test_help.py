@@ -15,6 +15,7 @@ VERBS = {
         "check",
         "conclude",
         "coverage",
+        "feeds",
         "import",
         "init",
         "plan",
