@@ -40,7 +40,7 @@ def problems(folder: Path, stock: dict[str, object], *places: dict[str, object])
         ({"by": "pick_up"}, HAMBURG, ""),
         ({"by": "pick_up", "places": ["hamburg"], "within": 10}, HAMBURG, ""),
         ({"by": "pick_up", "places": ["hambrug"]}, HAMBURG, "stock.places[0]: 'hambrug' is not in places.yaml"),
-        ({"within": 10}, HAMBURG, "stock.within: is of a stock that places have"),
+        ({"within": 10}, HAMBURG, "stock.within: applies only to a stock by place"),
         ({"by": "ship", "pace": True}, HAMBURG, "stock.pace: spreads one stock over time"),
         ({"by": "mail"}, HAMBURG, "stock.by:"),
         ({"by": "ship"}, HAMBURG | {"latitude": 91}, "places[0].latitude:"),

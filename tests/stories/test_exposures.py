@@ -75,4 +75,4 @@ def test_an_experiment_without_assignments_waits_for_them(open_shop: Any) -> Non
     shop.decide("web", "hero", user_id="u1")
     report = report_of(shop)
     assert report.recommendation.why == "no customer was assigned to layout yet"
-    assert report.recommendation.would_change == "Decisions that assign it would."
+    assert report.recommendation.would_change == "Decisions that assign it would change this."

@@ -94,20 +94,20 @@ class ArmScores:
         if np.bincount(quarter, weights=self.taken, minlength=4).min() < FEWEST_IN_A_QUARTER:
             return NotEstimable(
                 f"it was shown less than {FEWEST_IN_A_QUARTER} times in one quarter of the decisions",
-                remedy="A higher floor of the policy would.",
+                remedy="A higher floor of the policy would change this.",
             )
         used = np.where(self.taken, self.weights / np.where(self.taken, self.propensity, 1.0), 0.0)
         weight = float(used.sum() / self.weights.sum())
         if weight < LEAST_WEIGHT:
             return NotEstimable(
                 f"its probability was so low that it was hardly shown in {1 - weight:.0%} of the decisions",
-                remedy="A higher floor of the policy would.",
+                remedy="A higher floor of the policy would change this.",
             )
         if self.mean.effective < FEWEST_CUSTOMERS:
             return NotEstimable(
                 f"few customers make most of its decisions: they tell as much as {self.mean.effective:.1f} customers "
                 f"with equally many; {FEWEST_CUSTOMERS:.0f} are needed",
-                remedy="More customers would.",
+                remedy="More customers would change this.",
             )
         return None
 

@@ -94,7 +94,7 @@ def refuse_open_windows(found: Mapping[str, OpenWindows], control: str) -> dict[
     return {
         name: NotEstimable(
             f"the {_format_days(part.days)} of nearly all customers are not over yet, the first on {part.next[:10]}",
-            remedy=f"Waiting would: windows are over from {part.next[:16].replace('T', ' ')} UTC on.",
+            remedy=f"Waiting would change this: windows are over from {part.next[:16].replace('T', ' ')} UTC on.",
         )
         for name, part in found.items()
         if not part.counted

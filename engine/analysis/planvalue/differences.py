@@ -194,7 +194,7 @@ def _check_overlap(weights: Floats, free: Floats, masses: Floats) -> NotEstimabl
     if unlogged > MOST_UNLOGGED_MASS:
         return NotEstimable(
             f"no overlap: {unlogged:.0%} of what it would show otherwise had no chance in those decisions of the log",
-            remedy="An experiment would tell.",
+            remedy="An experiment would change this.",
         )
     size = np.abs(weights)
     ess = effective_sample_size(size)

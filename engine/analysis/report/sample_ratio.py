@@ -166,5 +166,5 @@ def flag_broken_splits(
         p = sequential_ratio([counts], shares)[-1] if sequential else ratio_p(counts, shares)
         if p < gate:
             split = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
-            flags.append(f"the split is off {place}: {split} (p = {p:.2g}, below {gate:.2g})")
+            flags.append(f"the split is wrong {place}: {split} (p = {p:.2g}, below {gate:.2g})")
     return flags

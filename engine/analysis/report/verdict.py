@@ -86,7 +86,9 @@ def _no_exposures(quality: Quality, experiment: str) -> _Finding | None:
     if exposure.assigned:
         why = f"{exposure.assigned:,} assigned, none seen: send exposures"
         return _Finding("fix the data", why, exposure_request(experiment))
-    return _Finding("keep running", f"no customer was assigned to {experiment} yet", "Decisions that assign it would.")
+    return _Finding(
+        "keep running", f"no customer was assigned to {experiment} yet", "Decisions that assign it would change this."
+    )
 
 
 def _data_fault(metrics: Sequence[MetricReport], quality: Quality) -> _Finding | None:
@@ -124,7 +126,7 @@ def _harmed_guardrail(metrics: Sequence[MetricReport]) -> _Finding | None:
         shared = f", an interval that holds for all {guardrails} comparisons of guardrails together"
     why = f"{worst.metric} is worse with {worst.variant} than its margin allows: {interval_text(worst)}{shared}"
     why += moved_denominator(worst)
-    return _Finding("stop", why, "That interval reaching back into the margin would.")
+    return _Finding("stop", why, "That interval reaching back into the margin would change this.")
 
 
 def _too_early(metrics: Sequence[MetricReport], days: float | None, min_days: float) -> _Finding | None:
@@ -132,7 +134,7 @@ def _too_early(metrics: Sequence[MetricReport], days: float | None, min_days: fl
     if not _estimated(metrics):
         reason = _refusal(metrics)
         why = f"the primary metric cannot be estimated: {reason.not_estimable}"
-        return _Finding("keep running", why, reason.remedy or "More units would.")
+        return _Finding("keep running", why, reason.remedy or "More units would change this.")
     if days is not None and days < min_days:
         over = f"{days:.1f}" if days >= 1 else "0"
         why = f"{over} of at least {min_days:g} days are over; weekday and novelty effects need them all"
@@ -152,7 +154,7 @@ def _primary_effect(metrics: Sequence[MetricReport], inference: Inference) -> _F
         why = (
             f"{worst.variant} is worse than control on {worst.metric}: {interval_text(worst)}{moved_denominator(worst)}"
         )
-        return _not_judged(metrics, why) or _Finding("stop", why, "That interval reaching zero would.")
+        return _not_judged(metrics, why) or _Finding("stop", why, "That interval reaching zero would change this.")
     if inference.rope and all(_equal(metric, inference) for metric in estimated):
         closest = max(estimated, key=_gain)
         why = f"no variant differs from control on {closest.metric} by more than {format_level(inference.rope)}"
@@ -168,7 +170,7 @@ def _not_judged(metrics: Sequence[MetricReport], why: str) -> _Finding | None:
         if metric.role == "primary" and isinstance(metric.absolute, NotEstimable):
             reason = metric.absolute
             why = f"{why}; but {metric.variant} cannot be judged yet: {reason.not_estimable}"
-            return _Finding("keep running", why, reason.remedy or f"More units of {metric.variant} would.")
+            return _Finding("keep running", why, reason.remedy or f"More units of {metric.variant} would change this.")
     return None
 
 
@@ -179,14 +181,20 @@ def _winner(winners: Sequence[MetricReport], metrics: Sequence[MetricReport], in
     if passed:
         best = max(passed, key=_gain)
         names = " or ".join(metric.metric for metric in guards[best.variant])
-        change = f"{names} falling beyond its margin would stop it." if names else "That interval reaching zero would."
+        change = (
+            f"{names} falling beyond its margin would stop it."
+            if names
+            else "That interval reaching zero would change this."
+        )
         why = f"{best.variant} is better than control on {best.metric}: {interval_text(best)}{moved_denominator(best)}"
         if inference.method == "bayesian" and not isinstance(best.bayes, NotEstimable):
             if best.loss_best is None:
                 why += f"; if it is not, the expected loss is {best.bayes.expected_loss:.3%} of control"
             else:
                 why += f"; if another is the best of all, the expected loss is {best.loss_best:.3%} of control"
-            change = change if names else f"An expected loss above {format_level(inference.tolerance)} would."
+            change = (
+                change if names else f"An expected loss above {format_level(inference.tolerance)} would change this."
+            )
         return _Finding("ship", why, change)
     best = max(winners, key=_gain)
     open_guard = next(metric for metric in guards[best.variant] if not is_not_inferior(metric))
@@ -200,7 +208,7 @@ def _winner(winners: Sequence[MetricReport], metrics: Sequence[MetricReport], in
         f"{risk}: {interval_text(open_guard)}"
     )
     if isinstance(open_guard.relative, NotEstimable):
-        change = open_guard.relative.remedy or "More units would."
+        change = open_guard.relative.remedy or "More units would change this."
     return _Finding("keep running", why, change)
 
 
@@ -210,7 +218,7 @@ def _undecided(metrics: Sequence[MetricReport], inference: Inference, days: floa
     closest = max(estimated, key=_gain)
     why = f"{closest.metric} may still be better or worse with {closest.variant}: {interval_text(closest)}"
     if not days:
-        return _Finding("keep running", why, "An interval clear of zero would.")
+        return _Finding("keep running", why, "An interval clear of zero would change this.")
     if inference.method == "bayesian" and closest.loss_best is not None:
         change = (
             f"An expected loss to the best of all below {format_level(inference.tolerance)} of control would; "

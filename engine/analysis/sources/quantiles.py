@@ -132,7 +132,7 @@ def _estimate_arm(
     if spread == 0:
         return NotEstimable(
             f"{n} rows of {label} are tied around the {level:g} quantile",
-            remedy="Another level, at which values differ, or the mean would.",
+            remedy="Another level, at which values differ, or the mean would change this.",
         )
     inflation = estimate_arm(share, _SHARE).variance / (level * (1 - level) / n)
     if inflation == 0:

@@ -88,7 +88,7 @@ def interval_scale(
         if not grown > 0:
             return NotEstimable(
                 "control's mean is zero, so tau, which is relative to it, is not defined",
-                remedy="A mean other than zero, or no tau, would.",
+                remedy="A mean other than zero, or no tau, would change this.",
             )
         return IntervalScale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
     if inference.method == "group_sequential":
@@ -153,7 +153,7 @@ def relative_effect(control: Arm, treatment: Arm, width: IntervalScale, how: Rel
         return NotEstimable(
             "control's mean is clear of zero by its own error, but the mean of both variants is not: a relative effect "
             "that has bounds by luck alone is wrong more often than it says",
-            remedy="More units in control would.",
+            remedy="More units in control would change this.",
         )
     middle, reach = b * (a - b) + c**2 * vb, c * math.sqrt(va * spread + vb * a**2)
     low, high = sorted(sign * (middle + side * reach) / spread for side in (-1, 1))

@@ -23,7 +23,9 @@ CANCELLED = 1e-9  # of the sizes of all values, above which values of the other 
 LEVERAGE = 3.0  # the growth of a variance in shares of the denominators, as the errors of large units are large
 MANY_UNITS = 100.0
 """The units of an arm from which numbers of rows must differ much, by a coefficient of variation of 1, to matter."""
-VARIATION = "Values that differ between units would; check that the metric's events arrive with their values."
+VARIATION = (
+    "Values that differ between units would change this; check that the metric's events arrive with their values."
+)
 
 
 class Arm(msgspec.Struct, frozen=True):
@@ -114,7 +116,7 @@ def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tup
             return NotEstimable(
                 f"{name} has {side.n} units with a value, too few for slopes of its own on "
                 f"{len(measure.covariates)} covariates; cuped has one slope for all",
-                remedy="More units or `adjust: cuped` would.",
+                remedy="More units or `adjust: cuped` would change this.",
             )
     if not measure.stratified and not all(holds_zeros_and_ones(side, measure) for side in (control, treatment)):
         return not_a_share(measure)
@@ -222,4 +224,6 @@ def _why_not(side: Moments, measure: Measure) -> NotEstimable:
         )
     if not np.all(np.isfinite(side.comoment)):
         return NotEstimable(f"{measure.name} has values too large to be squared; divide the column first", fault=True)
-    return NotEstimable(f"the denominator of {measure.name} is zero", remedy="An event of the denominator would.")
+    return NotEstimable(
+        f"the denominator of {measure.name} is zero", remedy="An event of the denominator would change this."
+    )

@@ -75,7 +75,7 @@ def ratio_interval(
         return NotEstimable(
             f"at the rate of both variants control has {expected:.1f} successes, and a relative effect needs "
             f"{LEAST_IN_CONTROL}",
-            remedy=f"{LEAST_IN_CONTROL / expected:.1f} times the units would.",
+            remedy=f"{LEAST_IN_CONTROL / expected:.1f} times the units would change this.",
         )
     p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
     from scipy.special import ndtri  # noqa: PLC0415 # see distributions

@@ -153,7 +153,9 @@ def too_few_outcomes(
     return NotEstimable(
         f"{TOO_FEW}: {n} units in {smaller} make about {math.floor(count)} {what} {name}{large}, and an "
         f"interval{when} needs {least} in each variant",
-        remedy=f"About {_times(least, count)} the units would, or a more even split." if count else "More units would.",
+        remedy=f"About {_times(least, count)} the units would change this, or a more even split."
+        if count
+        else "More units would change this.",
     )
 
 

@@ -219,7 +219,7 @@ def _check_stock(path: str, stock: StockSpec, known: DefinedNames) -> Iterator[F
     if stock.by is None:
         for name in ("within", "places"):
             if getattr(stock, name) is not None:
-                yield f"{path}.{name}", "is of a stock that places have; add 'by: pick_up' or 'by: ship'"
+                yield f"{path}.{name}", "applies only to a stock by place; add 'by: pick_up' or 'by: ship'"
         return
     if stock.pace:
         yield f"{path}.pace", "spreads one stock over time, not that of each place; remove it, or remove by"

@@ -188,7 +188,7 @@ def _check_held_ramp(spec: ExperimentSpec, ramp: HeldRamp, metrics: MetricsFile)
     if ramp.steps != sorted(set(ramp.steps)) or ramp.steps[0] <= 0:
         yield "ramp.steps", "do not rise from above 0; give each coverage once, the lowest first"
     if spec.coverage != 1:
-        yield "coverage", "stands beside a ramp that holds itself, whose steps are the coverage; leave it out"
+        yield "coverage", "is given beside a ramp that holds itself, whose steps set the coverage; leave it out"
     if len(spec.variants) < 2:
         yield "ramp", "holds itself by comparing with control, and there is one variant; give `variants`, control first"
     if spec.metrics is None:

@@ -22,7 +22,7 @@ STORE_WAIT = 5.0
 """Seconds that a verb waits for the store."""
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,63}")
 CODE_RULE = "letters, digits, . _ and -, 3 to 64"
-OfferKey = Annotated[str, Parameter(help="The offer with `coupons` whose codes they are.")]
+OfferKey = Annotated[str, Parameter(help="The offer with `coupons` that the codes belong to.")]
 
 coupons = cyclopts.App(name="coupons", help="The coupon codes of offers: import, count and revoke them.", group=RUN)
 app.command(coupons)

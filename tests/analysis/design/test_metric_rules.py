@@ -114,7 +114,9 @@ def test_more_units_are_asked_for_only_where_they_would_help(tmp_path: Path, wri
         assert report.recommendation.why == (
             "the primary metric cannot be estimated: spend does not vary in either variant"
         )
-        assert report.recommendation.would_change.startswith("Values that differ between units would; check that")
+        assert report.recommendation.would_change.startswith(
+            "Values that differ between units would change this; check that"
+        )
         assert "ore units" not in rendered(report)
         assert report.metrics[0].winsorized is None
 
@@ -122,12 +124,12 @@ def test_more_units_are_asked_for_only_where_they_would_help(tmp_path: Path, wri
 def test_a_quantile_among_ties_needs_another_level(tmp_path: Path, write_log: Write) -> None:
     report = reported(tmp_path / "x", "kind: quantile, value: revenue, quantile: 0.5", write_log(**shop([5.0] * 500)))
     assert "tied around the 0.5 quantile" in report.recommendation.why
-    assert report.recommendation.would_change == "Another level, at which values differ, or the mean would."
+    assert report.recommendation.would_change == "Another level, at which values differ, or the mean would change this."
 
 
 def test_one_unit_needs_more(tmp_path: Path, write_log: Write) -> None:
     report = reported(tmp_path / "x", "kind: revenue", write_log(**shop([5.0, 6.0])))
-    assert report.recommendation.would_change == "More units would."
+    assert report.recommendation.would_change == "More units would change this."
 
 
 def test_a_share_counts_whoever_bought_whatever_they_paid(tmp_path: Path, write_log: Write) -> None:

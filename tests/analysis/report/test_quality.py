@@ -171,9 +171,9 @@ def test_a_day_or_segment_whose_split_is_off() -> None:
     parts = {"web": {"a": 500, "b": 510}, "app": {"a": 600, "b": 400}}
     even = {name: (part, {"a": 0.5, "b": 0.5}) for name, part in parts.items()}
     (flag,) = flag_broken_splits(even, {})
-    assert flag.startswith("the split is off in segment app: a 600, b 400 (p = ")
+    assert flag.startswith("the split is wrong in segment app: a 600, b 400 (p = ")
     (flag,) = flag_broken_splits({}, even, sequential=True)
-    assert flag.startswith("the split is off on app: ")
+    assert flag.startswith("the split is wrong on app: ")
     assert exposure_check({"a": 100, "b": 100}, {"a": 90, "b": 90}, 0, 0).p == 1.0
 
 

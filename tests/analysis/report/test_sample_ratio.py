@@ -131,9 +131,9 @@ def test_slight_mismatches_of_many_units_are_found_at_repeated_looks() -> None:
 def test_days_are_flagged_by_their_own_split(write_log: Callable[..., Path]) -> None:
     variants = ["control" if i % 10 == 3 or i % 20 < 10 else "new" for i in range(4000)]
     report = of_log(write_log, variants, "sequential", days=10)
-    flags = [flag for flag in report.quality.flags if flag.startswith("the split is off")]
+    flags = [flag for flag in report.quality.flags if flag.startswith("the split is wrong")]
     assert len(flags) == 1
-    assert flags[0].startswith("the split is off on 2026-11-04: control 400, new 0 (p = ")
+    assert flags[0].startswith("the split is wrong on 2026-11-04: control 400, new 0 (p = ")
 
 
 def test_the_gates_of_days_add_up_however_many_there_are() -> None:

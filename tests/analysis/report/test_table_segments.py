@@ -91,8 +91,8 @@ def test_a_split_that_is_off_in_a_segment_is_flagged(tmp_path: Path) -> None:
     pq.write_table(pa.table({"arm": arm, "tier": tier, "y": RNG.normal(9, 1, 4_000)}), path)
     report = analyzed(path, segment="tier")
     assert [flag.partition(":")[0] for flag in sorted(report.quality.flags)] == [
-        "the split is off in segment gold",
-        "the split is off in segment tin",
+        "the split is wrong in segment gold",
+        "the split is wrong in segment tin",
     ]
 
 

@@ -328,7 +328,7 @@ def test_an_arm_of_as_many_units_as_slopes_has_no_variance_left() -> None:
     refused = estimate_arms(sample_moments(small), sample_moments(large), measure)
     assert refused == NotEstimable(
         "control has 3 units with a value, too few for slopes of its own on 2 covariates; cuped has one slope for all",
-        remedy="More units or `adjust: cuped` would.",
+        remedy="More units or `adjust: cuped` would change this.",
     )
     exact = np.column_stack([large[:, 1] * 2 + large[:, 2] / 3, large[:, 1:]])
     for sides in ((exact, large), (large, exact)):

@@ -36,7 +36,7 @@ LEAST_ENTERED: Final = 10
 LEAST_REACHED: Final = 10
 _LIMITS = [
     "Customers who leave at a step differ from those who go on; the worth of a loss assumes they would not.",
-    "That a change of a step brings them on is a question for an experiment.",
+    "Whether a changed step keeps these customers is a question for an experiment.",
     "The channel is that of the first step.",
 ]
 # Read and numbered once for all steps. Events that are no step only matter where none may lie between the steps.
