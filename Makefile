@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak cluster upgrade audit sbom infra due fuzz schemathesis skew bench-lists obd cdnow replay size lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-tables calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak cluster upgrade audit sbom infra due fuzz schemathesis skew bench-lists obd cdnow replay size lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -119,6 +119,9 @@ calibrate-measure: .venv/dev.stamp ## surrogates, causal credit and holdouts in 
 
 calibrate-switchback: .venv/dev.stamp ## coverage of switchbacks' intervals, 2,000 simulated ones in each of 18 worlds
 	$(BIN)/python -m tests.statistical.switchback_worlds
+
+calibrate-tables: .venv/dev.stamp ## coverage of 27 tables that are hard to report on, 500 simulated ones each
+	$(BIN)/python -m tests.statistical.table_worlds
 
 calibrate-days: .venv/dev.stamp ## days until a verdict, predicted and true, in 200 simulated worlds
 	$(BIN)/python -m tests.statistical.days_worlds
