@@ -1,1 +1,1 @@
-"""What a deployment needs beside its roles: users of the store, layouts and their migration."""
+"""Tools for a deployment beside its roles: users of the store, layouts and their migration."""

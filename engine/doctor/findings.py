@@ -72,7 +72,7 @@ def _check_experiments(settings: Settings) -> Iterator[Diagnosis]:
     try:
         plan = load_plan(settings.experiments, settings.plans)
     except CatalogError as error:
-        detail = f"{settings.experiments}: {len(error.problems)} problems; servers run the plan of before"
+        detail = f"{settings.experiments}: {len(error.problems)} problems; servers run the previous plan"
         yield problem("experiments", detail, f"counterpoint check {settings.experiments}")
         return
     yield ok("experiments", f"{settings.experiments}: plan {plan.version}")

@@ -1,1 +1,1 @@
-"""The log on an object store, and as Iceberg tables: a copy for warehouses, and for the day a disk is lost."""
+"""Copies of the log on an object store and as Iceberg tables, for warehouses and for the loss of a disk."""

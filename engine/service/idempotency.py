@@ -159,7 +159,7 @@ class IdempotentAnswers:
         return reply if isinstance(reply, bytes) else None
 
     def _free_key(self, name: str, in_progress: bytes) -> None:
-        """Delete the entry unless another request took it over; not awaited: without it the key waits `PATIENCE`."""
+        """Delete the entry unless another request took it over; if this fails unawaited, the key waits `PATIENCE`."""
         _ignore_failure(self._pipeline.call(_REPLACE, [name], [b"", LIFE, in_progress]))
 
     def _answer_stored(self, name: str, digest: bytes, value: bytes) -> bytes:

@@ -50,14 +50,18 @@ class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
             return f"{who} have neither a reward nor a zero in the log yet, and count as zero."
         if self.hours is None or self.until is None:
             return (
-                f"{who} are not counted: no zero in the log tells how long rewards take, and they still come late. "
+                f"{who} are not counted: the log has no zero that shows a reward's window, and rewards still arrive. "
                 "Give the window of a reward (`window`), or count them as they are (`ripe` false)."
             )
         when = self.until[:16].replace("T", " ")
         span = _span_text(self.hours)
         verb = "is" if span.startswith("1 ") else "are"
         text = f"{who} are not counted yet: their {span} for a reward {verb} over by {when} UTC."
-        return f"{text} No zero tells the window: it is how late rewards came." if self.known_by == "delays" else text
+        return (
+            f"{text} The log has no zero, so the window is the longest delay of its rewards."
+            if self.known_by == "delays"
+            else text
+        )
 
 
 def _span_text(hours: float) -> str:

@@ -136,9 +136,7 @@ def _estimate_arm(
         )
     inflation = estimate_arm(share, _SHARE).variance / (level * (1 - level) / n)
     if inflation == 0:
-        return NotEstimable(
-            f"the {share.n} units of {label} have one and the same share of rows below the {level:g} quantile"
-        )
+        return NotEstimable(f"the {share.n} units of {label} have equal shares of rows below the {level:g} quantile")
     return Arm(share.n, sample.value, spread**2 * inflation)
 
 

@@ -67,7 +67,7 @@ def test_a_placement_younger_than_its_window_is_reported_once_rewards_settle(wri
     folder, day = write_log(**settling(5)), datetime.fromtimestamp(START + DAY, UTC)
     with pytest.raises(BadInput, match=r"48 hours for a reward are over by 2026-11-04 00:00 UTC. None has settled"):
         policy_report(folder, "hero", as_of=day, window=2 * DAY)
-    with pytest.raises(BadInput, match="no zero in the log tells how long rewards take"):
+    with pytest.raises(BadInput, match="the log has no zero that shows a reward's window"):
         policy_report(folder, "hero", as_of=day)
     early = policy_report(folder, "hero", as_of=day, window=DAY / 2)
     assert early.policies[0].exposures == pytest.approx(PER_DAY / 2, abs=3)
