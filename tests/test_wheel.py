@@ -215,7 +215,8 @@ LACKING_TOO = [
     ("conclude", "checkout_layout", "--ship", "one_page", "--why", "It is better."),
     ("due", "--channel", "push", "--out", "due.parquet"),
     *(("supervise",), ("dashboard", "--port", "0"), ("mcp", "--drafts", "drafts")),
-    *(("backup", "copy"), ("restore", "data", "--data", "new")),
+    *(("backup", "copy"), ("restore", "data", "--data", "new"), ("migrate",)),
+    *(("log", "copy", "s3://bucket/prefix"), ("log", "pull", "s3://bucket/prefix", "pulled")),
     *(("quarantine", "list"), ("quarantine", "replay"), ("traits", "backfill")),
     ("policy", "warm-start", "home_hero", "t.csv"),
     *(("measure", one) for one in ("all", "attribution", "channels", "clv", "cohorts", "journeys", "kpis", "ledger")),
@@ -226,6 +227,7 @@ RUN_BARE = {
     *(("serve",), ("learn",), ("explain",), ("check",), ("init",), ("schema",), ("preview",), ("coverage",), ("plan",)),
     ("test",),
     *(("import",), ("doctor",), ("keys", "new"), ("keys", "rotate"), ("keys", "list")),
+    *(("store", "acl"), ("feeds",)),
     *(("coupons", "import"), ("coupons", "list"), ("coupons", "revoke")),
     *(("policy", "versions"), ("policy", "rollback"), ("policy", "close")),
 }
