@@ -193,7 +193,7 @@ def busiest(service: float) -> float:
 
 
 def size(figures: Mapping[str, float], customers: int, rate: int) -> dict[str, float]:
-    """What so many customers and decisions a second take; every decision is exposed, one in ten has an event."""
+    """The resources for this many customers and decisions a second; all are exposed, one in ten has an event."""
     busy = figures["busy"]
     store_cores = rate * figures["store_us"] / 1e6 / busy
     memory = customers * figures["customer_bytes"] / 1e9

@@ -81,7 +81,7 @@ class SegmentReader:
         self.draft, self.shop, self.prefix, self.constants = draft, shop, prefix, constants
 
     def read(self, segment: FlagsmithSegment) -> Tree:
-        """When a customer is in the segment, which `segments.yaml` has unless it needs a hash."""
+        """The condition that a customer is in the segment, which `segments.yaml` has unless it needs a hash."""
         tree = all_of([self._rule(rule, segment) for rule in segment.rules]) if segment.rules else NEVER
         if has_shares(tree) or tree in (ALWAYS, NEVER):
             return tree

@@ -90,7 +90,7 @@ def resolve_references(node: object, evaluators: Mapping[str, object], depth: in
 
 
 def compile_truth(node: object, flag: str) -> Tree:
-    """When an expression is true, as JsonLogic counts values as true.
+    """The condition under which an expression is true, by JsonLogic's rules of truth.
 
     Raises:
         Unsupported: for what no condition expresses.
@@ -129,7 +129,7 @@ def _constant(value: object) -> Tree:
 
 
 def _branches(arguments: list[object], flag: str) -> Tree:
-    """When the result of an `if` is true."""
+    """The condition under which the result of an `if` is true."""
     found: list[Tree] = []
     before: list[Tree] = []
     for index in range(len(arguments) // 2):

@@ -242,7 +242,7 @@ class _LaunchDarklyReader:
         return negate(found) if clause.negate else found
 
     def _segment(self, name: str, within: tuple[str, ...]) -> Tree:
-        """When a context is in a segment, which `segments.yaml` has unless it needs a hash."""
+        """The condition that a context is in a segment, which `segments.yaml` has unless it needs a hash."""
         raw = self.segments.get(name)
         if raw is None:
             return NEVER

@@ -34,7 +34,7 @@ class LaunchDarklyClause(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def read_clause(clause: LaunchDarklyClause) -> Tree:
-    """When a clause holds.
+    """The condition under which a clause is true.
 
     Raises:
         Unsupported: for a clause about the kind of the context.

@@ -45,7 +45,7 @@ def text_forms(values: Iterable[object], name: str = "") -> list[object]:
 
 
 def read_number(value: object) -> int | float | None:
-    """The number that a value is, or that its text says; None if it is none."""
+    """The number that a value is or that its text spells; None if there is none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):

@@ -153,7 +153,7 @@ class _UnleashReader:
             self.draft.note(need.feature, "changed", "the parent never has such a variant, so the feature is paused")
 
     def _when(self, strategy: UnleashStrategy) -> Tree:
-        """When a strategy is on."""
+        """The condition under which a strategy is on."""
         parts: list[Tree] = [self._strategy(strategy)]
         for number in strategy.segments or []:
             raw = self.segments.get(str(number))
@@ -179,7 +179,7 @@ class _UnleashReader:
             return NEVER
 
     def _strategy(self, strategy: UnleashStrategy) -> Tree:
-        """When a strategy is on, apart from its constraints."""
+        """The condition under which a strategy is on, without its constraints."""
         parameters = {key: str(value) for key, value in (strategy.parameters or {}).items()}
         group = parameters.get("groupId") or self.feature.name
         match strategy.name:

@@ -38,7 +38,7 @@ class UnleashConstraint(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def read_constraint(one: UnleashConstraint) -> Tree:
-    """When the constraint holds.
+    """The condition under which a constraint is true.
 
     Raises:
         Unsupported: for an operator that is not documented, or a value that it does not take.

@@ -87,7 +87,7 @@ def test_a_consistent_shop_has_no_problem(tmp_path: Path) -> None:
             {"renderings": {"web": {"de": {"headline": "a"}, "en": {"headline": "b"}, "image": "c.jpg"}}},
             "renderings.web: has de and en beside 'image'; repeat it in each language",
         ),
-        ("offers/silence.yaml", {}, "key: 'silence' is what the log has where nothing is shown on purpose"),
+        ("offers/silence.yaml", {}, "key: 'silence' is the log's name for deliberate silence"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is not a calendar window"),
         ("channels.yaml", {"suppress": {"when": "complain_open"}}, "suppress.when: 'complain_open' is not in"),
         ("channels.yaml", {"suppress": {"when": "complaint_open", "except": ["drnk"]}}, "did you mean 'drink'?"),

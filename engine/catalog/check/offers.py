@@ -78,7 +78,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     """Yield the problems of one offer: limits that cannot apply, and contradictory renderings."""
     if offer.key == SILENCE:
-        yield "key", f"{SILENCE!r} is what the log has where nothing is shown on purpose; give the offer another key"
+        yield "key", f"{SILENCE!r} is the log's name for deliberate silence; give the offer another key"
     for index, cap in enumerate(offer.caps):
         yield from _check_cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:

@@ -108,7 +108,7 @@ def _check_trait(spec: TraitSpec) -> Iterator[FieldProblem]:
 
 def _check_filter(condition: Mapping[str, object], known: DefinedNames) -> Iterator[FieldProblem]:
     if reads_now(condition):
-        yield "filter", "compares with now, and what was counted must stay so; compare with a fixed time"
+        yield "filter", "compares with now, but a counted event must stay counted; compare with a fixed time"
     for name in segments_in(condition):
         yield (
             "filter",

@@ -127,7 +127,7 @@ class _ItemMaker:
         if not _KEY.fullmatch(key):
             raise BadRow(f"{self._key} {key!r:.40} is not a key; use letters, digits, _ and - only, 64 at most")
         if key == SILENCE:
-            raise BadRow(f"{self._key} {key!r} is what the log has where nothing is shown on purpose; use a prefix")
+            raise BadRow(f"{self._key} {key!r} is the log's name for deliberate silence; use a prefix")
         attributes: dict[str, str | float | bool] = {name: _number(row, column) for name, column in self._numbers}
         for name, column in self._attributes.items():
             if row.get(column) is not None:

@@ -91,7 +91,7 @@ class _Segments:
         self.reading: list[str] = []
 
     def read(self, name: str, attribute: str, draft: Draft) -> Tree:
-        """When a unit is in a segment, whose units are the values of an attribute.
+        """The condition that a unit is in a segment, whose units are the values of an attribute.
 
         Raises:
             Unsupported: if it needs itself, or has a form that is not known.

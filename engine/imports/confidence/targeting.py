@@ -34,7 +34,7 @@ def camel(raw: object) -> dict[str, object]:
 
 
 def read_targeting(raw: object, read_segment: ReadSegment) -> Tree:
-    """When a targeting holds.
+    """The condition under which a targeting is true.
 
     Args:
         raw: the message; without criteria it always holds.

@@ -158,5 +158,5 @@ def test_units_that_a_quantile_halves_alike_give_it_no_error(tmp_path: Path) -> 
     halved = [0.2, 1.9, 0.5, 0.9, 0.91, 1.2, 1.3, 1.4, 1.41, 1.6]
     path = saved(tmp_path, u=units, v=(units > 5).astype(int), y=[*halved, *RNG.normal(size=30)])
     assert analyzed(path, "quantile:y@0.5").metrics[0].absolute == NotEstimable(
-        "the 2 units of y have one and the same share of rows below the 0.5 quantile"
+        "the 2 units of y have equal shares of rows below the 0.5 quantile"
     )
