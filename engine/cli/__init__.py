@@ -1,5 +1,6 @@
 """`counterpoint VERB …`: verbs parse arguments, call the engine and print. Exit codes: 0 done, 1 'no', 2 bad input."""
 
+import os
 import sys
 
 from cyclopts import CycloptsError
@@ -68,6 +69,8 @@ DESTRUCTIVE = ("erase",)
 def main() -> None:
     """Run one verb and exit with its code."""
     adapt_streams()
+    if sys.argv[1:2] == ["measure"]:  # read when numpy is imported; its arrays are small, and waiting threads cost CPU
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = app(result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
