@@ -15,7 +15,7 @@ from engine.decision.offers import Choice, LostClaims, OfferReason
 
 
 class PlaceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The place that hands an offer's item over, and how.
+    """The place that hands an offer's item over, and the way in which it does.
 
     `km` is its distance from the request, where that has a position. It is reserved for `hold` once the offer is
     exposed.

@@ -58,7 +58,7 @@ def trait_path(attribute: str, kind: str | None) -> str:
 
 
 def _match(name: str, op: str, values: list[object]) -> Tree:
-    """When a value, or an item of a list, is by the operator one of `values`; an unknown operator never holds."""
+    """The condition that a value, or an item of a list, meets the operator; never true for an unknown one."""
     if op == "in":
         return trait(name, {"$in": _comparable(name, values)})
     texts = [value for value in values if isinstance(value, str)]

@@ -115,7 +115,7 @@ class Linear(Bandit):
 
     @cached_property
     def scaler(self) -> Scaling:
-        """The map to the standardized regressors; the identity where there is no scaling."""
+        """The map to the standardized regressors; the identity without scaling."""
         if self.scaling:
             return Scaling.of(self.scaling)
         return Scaling(-1, np.zeros(self.features), np.ones(self.features))
@@ -142,7 +142,7 @@ class Linear(Bandit):
 
     @cached_property
     def _trait_scaler(self) -> Scaling:
-        """The map to the standardized traits; the identity where there is no scaling."""
+        """The map to the standardized traits; the identity without scaling."""
         if self.trait_scaling:
             return Scaling.of(self.trait_scaling)
         length = len(next(iter(self.traits.values()), ()))
