@@ -135,7 +135,7 @@ def _read_units(unit: str, frame_or_file: FrameOrFile, covariates: Sequence[str]
     names = list(covariates) or numeric
     wrong = [name for name in names if name not in numeric]
     if wrong or not names:
-        what = f"{wrong[0]!r} is not a column of numbers" if wrong else "there is not a column of numbers"
+        what = f"{wrong[0]!r} is not a column of numbers" if wrong else "there is no column of numbers"
         raise BadInput(f"{path}: {what}; it has {', '.join(numeric) or 'none'}")
     rows = source.rows(table.select(unit, *names).filter(table[unit].notnull()).order_by(unit))
     ids = [str(row[0]) for row in rows]

@@ -124,5 +124,5 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
     assert isinstance(journeys.continued, NotEstimable)
     with pytest.raises(BadInput, match="at least two"):
         measure_funnel(EventSource(log_dir=tmp_path), ["view"])
-    with pytest.raises(BadInput, match="no time zone"):
+    with pytest.raises(BadInput, match="not a time zone"):
         measure_journeys(EventSource(log_dir=tmp_path), zone="Moon/Base")
