@@ -218,6 +218,8 @@ KEYSPACE: Final = (
     ),
     KeyPattern(pool("shelf", "PLACE/SKU"), "hash: as of a stock, of what one place has of a SKU", "400 days", "claims"),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
+    KeyPattern(pool_holds("budget", "OFFER"), "sorted set: as of a stock", "400 days", "claims"),
+    KeyPattern(pool_holds("shelf", "PLACE/SKU"), "sorted set: as of a stock", "400 days", "claims"),
     KeyPattern(order("DIGEST"), "hash: offer to the message and the rules that it counts under", "90 days", "claims"),
     KeyPattern(COUPON_OFFERS, "set: offers that coupon codes were imported for", "never", "claims"),
     KeyPattern(coupons("OFFER")[0], "hash: state of each coupon code, and the codes of claims", "never", "claims"),

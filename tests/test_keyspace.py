@@ -19,7 +19,10 @@ MADE = {
     keyspace.pool("stock", "SKU"),
     keyspace.pool("budget", "OFFER"),
     keyspace.pool("shelf", "PLACE/SKU"),
-    keyspace.pool_holds("stock", "SKU"),
+    *(
+        keyspace.pool_holds(kind, name)
+        for kind, name in (("stock", "SKU"), ("budget", "OFFER"), ("shelf", "PLACE/SKU"))
+    ),
     keyspace.order("DIGEST"),
     *keyspace.coupons("OFFER"),
     keyspace.roster(0),

@@ -5,6 +5,7 @@ shop's time zone. A showing counts in the period in which it was decided, by the
 later event about the decision finds its pool, however late it comes.
 """
 
+import re
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,17 +13,28 @@ from engine.catalog.plan.plan import Offer
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.limits.stock import BudgetPer, BudgetSpec
 from engine.claims.claims import PoolShare
+from engine.vocabulary import DAY
 
-_ID_TIME = 12
-"""Digits of a decision id that are the milliseconds since 1970 at which it was decided."""
+_ID_TIME = re.compile(r"([0-9a-f]{12})[0-9a-fprv]")
+"""The milliseconds since 1970 at which a decision was made, then a digit or a mark: see `service/ids.py`."""
+_POOL_LIFE = 400 * DAY
+"""The seconds for which a pool is stored. A decision further from now than this was not made by this engine."""
 
 
-def decided_at(decision_id: str, otherwise: float) -> float:
-    """The time of a decision (s since 1970), by its id; `otherwise` for an id that the engine did not make."""
-    try:
-        return int(decision_id[:_ID_TIME], 16) / 1000 if len(decision_id) > _ID_TIME else otherwise
-    except ValueError:
-        return otherwise
+def decided_at(decision_id: str, now: float) -> float:
+    """The time of a decision (s since 1970), by its id; `now` for an id that the engine did not make.
+
+    Such an id may come with any event. What looks like a time in it must not name a period of another century, whose
+    budget nobody has spent.
+    """
+    at = id_time(decision_id)
+    return now if at is None or abs(at - now) > _POOL_LIFE else at
+
+
+def id_time(decision_id: str) -> float | None:
+    """The time (s since 1970) that an id begins with, if it begins as the ids of this engine do."""
+    found = _ID_TIME.match(decision_id)
+    return int(found[1], 16) / 1000 if found else None
 
 
 def budget_share(offer: Offer, budget: BudgetSpec, channel: str, at: float) -> PoolShare:

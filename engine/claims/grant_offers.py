@@ -24,7 +24,7 @@ from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.limits.stock import PlaceSpec
-from engine.claims.budgets import decided_at
+from engine.claims.budgets import id_time
 from engine.claims.claims import Claim, Claims, Denial, PoolKind, PoolShare, denial_reason
 from engine.claims.pending_exposures import LIFE, PendingDecision
 from engine.claims.requirements import ShowingContext, claim_id, pool_shares, required_claim
@@ -335,7 +335,7 @@ def _pools_of(decision: Decision, names: Collection[str]) -> dict[str, list[tupl
     for name, choice in decision.items():
         if name in names:
             place = None if choice.place is None else choice.place.place.key
-            at = decided_at(decision.answer.decision_id, 0.0)
+            at = id_time(decision.answer.decision_id) or 0.0
             shares = pool_shares(choice.offer, place, decision.channel, at=at)
             pools: list[tuple[PoolKind, str]] = [(one.pool, one.counter) for one in shares if one.pool != "coupon"]
             if pools:

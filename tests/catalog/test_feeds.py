@@ -88,7 +88,7 @@ def test_good_rows_are_served_under_the_entrys_gates_and_bad_ones_are_named(tmp_
     assert "exposure|offer:k-2" in plan.watched
     found = [problem for problem in find_warnings(load_specs(folder), NOW) if problem.file.endswith("products.csv")]
     assert [problem.path for problem in found] == ["row 3", "row 4", "row 5", "row 6", "row 7", "row 9"]
-    reasons = ["no key", "not a number", "in a row above", "title is empty", "4 cells", "use a prefix"]
+    reasons = ["not a key", "not a number", "in a row above", "title is empty", "4 cells", "use a prefix"]
     assert all(reason in problem.message for reason, problem in zip(reasons, found, strict=True))
 
 
@@ -121,7 +121,7 @@ def test_one_feed_reads_alike_as_csv_json_lines_and_parquet(tmp_path: Path) -> N
         (CSV, {"feed": "products.xml"}, "a file beside the YAML"),
         (CSV, {"tagged": "sale"}, "stands beside a feed"),
         ("sku,title,price,category,brand\nbanner,b,1,c,d\n", {}, "give this feed a prefix"),
-        (b"PAR1 broken", {"feed": "products.parquet"}, "is no whole Parquet file"),
+        (b"PAR1 broken", {"feed": "products.parquet"}, "is not a complete Parquet file"),
     ],
 )
 def test_an_entry_that_cannot_be_served_is_refused(tmp_path: Path, feed: Any, entry: Any, message: str) -> None:

@@ -86,7 +86,7 @@ def test_a_byte_order_mark_and_an_empty_file_are_read() -> None:
         (b"a: " + b"9" * 5000, "a", ["18 digits", "quote it"]),
         (b"a: !!python/object/apply:os.system [ls]\n", "a", ["line 1", "tag", "not allowed"]),
         (b"a: !!str 1\n", "a", ["tag", "quotes"]),
-        (b"? [a, b]\n: 1\n", "", ["line 1", "a key is text"]),
+        (b"? [a, b]\n: 1\n", "", ["line 1", "write the key as text"]),
         (b"a: 1\n---\nb: 2\n", "", ["line 2", "second document"]),
         (b"a:\n\tb: 1\n", "", ["line 2", "tab", "spaces"]),
         (b"a:\n  b: 1\n  \tc: 2\n", "", ["line 3", "tab"]),

@@ -89,7 +89,7 @@ def test_no_name_leads_out_of_the_folder_of_drafts(found: dict[str, Any], shop: 
         ".yaml",
         "a\n.yaml",
     ):
-        with pytest.raises(BadInput, match="no name of a draft"):
+        with pytest.raises(BadInput, match="not a name of a draft"):
             drafts.write(name, "")
     (tmp_path / "drafts").mkdir()
     (tmp_path / "drafts/link.yaml").symlink_to(tmp_path / "outside.yaml")

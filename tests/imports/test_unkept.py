@@ -14,7 +14,7 @@ from tests.imports.documents import Json, confidence, eppo_without_shards, growt
         (
             "unleash",
             {"features": [{"name": "f", "enabled": True, "strategies": [{"name": "mine"}]}]},
-            "the strategy 'mine' is not",
+            "the strategy 'mine' is a custom one",
         ),
         (
             "launchdarkly",
@@ -145,7 +145,8 @@ def test_a_flag_never_takes_the_name_of_a_file_that_is_no_flag() -> None:
     result, plan = imported("flagd", {"flags": dict.fromkeys(names, on)})
     assert result.flags == {**{name: f"{name}-2" for name in names}, "Metrics": "Metrics-3"}
     assert all(value(result, plan, name, "ann") is True for name in names)
-    assert any(re.search("metrics key: changed; .* metrics.yaml is no flag's file", str(one)) for one in result.notes)
+    taken = "metrics key: changed; .* metrics.yaml is not a flag's file"
+    assert any(re.search(taken, str(one)) for one in result.notes)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_the_last_ones_are_kept_for_whom_they_are_worth_most(open_shop: Any) -> 
             for _ in range(3):
                 n += 1
                 shop.decide("web", "hero", user_id=f"u{n}", context={"taste": 0.6})
-            shipped(learner.drain(shop.settings))
+            shipped(Drain(shop.settings, client, "shipped"))
             now += INTERVAL
             learner.step(plan, now)
             heard(shop, shadow_prices(client))

@@ -142,3 +142,17 @@ def test_a_budget_without_a_time_to_spread_it_over_is_refused(
     done = run_verb("check", folder, "--json")
     assert done.returncode == 1
     assert problem in next(f"{one['path']}: {one['message']}" for one in json.loads(done.stdout)["problems"])
+
+
+@pytest.mark.parametrize(
+    "foreign", ["e8f47ac1d2b34c5d8e9f000000000001", "3f47ac1ed2b34c5d8e9f000000000002", "-1_0x00000000-a"]
+)
+def test_an_id_of_another_system_counts_in_the_period_of_today(open_shop: Any, foreign: str) -> None:
+    shop = open_shop(shop_with(per="day", refunds="30d"))
+    with time_machine.travel(MORNING):
+        properties = {"revenue": 9.0, "order_id": "o1", "offer": "gift"}
+        for event in ("redemption", "purchase", "refund"):
+            assert shop.tell(event, user_id="ada", decision_id=foreign, properties=properties) == "accepted"
+        with redis.Redis.from_url(shop.settings.redis) as client:
+            pools = {key.decode() for key in client.scan_iter("cp:{budget:gift@*")}
+        assert {key for key in pools if "2027-03-15" not in key} == set()

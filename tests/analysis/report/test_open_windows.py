@@ -127,7 +127,8 @@ def test_before_the_first_window_is_over_the_report_names_the_date(write_log: Wr
     assert isinstance(absolute, NotEstimable)
     assert absolute.not_estimable == "the 7 days of nearly all customers are not over yet, the first on 2026-11-08"
     assert found.recommendation.verdict == "keep running"
-    assert found.recommendation.would_change == "Waiting would: windows are over from 2026-11-08 00:00 UTC on."
+    waiting = "Waiting would change this: windows are over from 2026-11-08 00:00 UTC on."
+    assert found.recommendation.would_change == waiting
 
 
 def test_once_all_windows_are_over_nothing_waits(write_log: Write) -> None:

@@ -256,7 +256,7 @@ def test_a_file_that_somebody_else_changed_is_not_overwritten(ready: Engine) -> 
         path.write_text(path.read_text() + "# theirs\n")
         refused = client.post("/editor/write", data=draft)
         assert refused.status_code == 409
-        assert "somebody changed it while you wrote" in refused.text, re.findall('role="alert">([^<]*)', refused.text)
+        assert "it was changed while you wrote" in refused.text, re.findall('role="alert">([^<]*)', refused.text)
         assert path.read_text().endswith("# theirs\n")
         for name in ("../secret.yaml", "/etc/x.yaml", "offers/../../x.yaml", "x.txt", ".hidden.yaml"):
             assert client.post("/editor/write", data=draft | {"name": name}).status_code == 409, name
