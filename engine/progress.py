@@ -35,7 +35,7 @@ class ConsoleFile:
 
 @contextmanager
 def track_progress(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that advances the progress of `total` steps by a number of them."""
+    """Show the progress of `total` steps, as a bar or as lines; yields a function that advances it by n steps."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as bar:

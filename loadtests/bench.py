@@ -80,7 +80,9 @@ def server(command: list[str], port: int, extra: Mapping[str, str] | None = None
                 with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
                     break
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{' '.join(command)} did not answer on port {port}")
+                    raise SystemExit(
+                        f"{' '.join(command)} did not answer on port {port} within 30 s; its output is above"
+                    )
                 time.sleep(0.1)
             yield process.pid
         finally:

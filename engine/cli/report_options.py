@@ -50,7 +50,9 @@ def refuse_for_placement(placement: str, given: Mapping[str, object]) -> None:
     """Refuse options that the report of a placement does not have."""
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if names:
-        raise BadInput(f"{', '.join(names)}: {placement} is a placement, and its report has none; leave it out")
+        raise BadInput(
+            f"{', '.join(names)}: only reports of experiments take this, and {placement} is a placement; leave it out"
+        )
 
 
 def parse_prior(text: str | None) -> tuple[float, float] | None:

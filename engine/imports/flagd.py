@@ -117,7 +117,7 @@ class _FlagdReader:
         self._result(arguments[-1] if len(arguments) % 2 else None, when, f"{place}-else")
 
     def _named_by(self, node: object, when: Tree, place: str) -> None:
-        """A variant that an attribute names."""
+        """Add a rule for each variant that the value of an attribute may name; other values get the code's default."""
         operand = operand_of(node, self.name)
         if isinstance(operand, Literal):
             self._result(operand.value, when, place)

@@ -351,7 +351,7 @@ def _inflate(body: bytes, limit: int) -> bytes:
         raise Refusal(400, f"the body is not gzip: {error}; remove Content-Encoding or compress it", "body") from None
     _require_room(limit - len(inflated))
     if not inflater.eof or inflater.unused_data:
-        raise Refusal(400, "the body is not one whole gzip member; compress it at once", "body")
+        raise Refusal(400, "the gzip body is cut short or has bytes after its end; send one gzip stream", "body")
     return inflated
 
 

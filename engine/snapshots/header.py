@@ -136,8 +136,9 @@ def load_usable_policy(blob: bytes) -> Bandit:
         raise ValueError(f"the bytes are not a policy that can choose: {error}") from error
     if not all(np.isfinite(array).all() for array in policy.statistics.values()) or not np.isfinite(chances).all():
         raise ValueError("the policy's statistics are not finite")
-    if (policy.statistics.get("count", np.zeros(1)) < 0).any():
-        raise ValueError("the policy counts less than nothing")
+    least = float(policy.statistics.get("count", np.zeros(1)).min(initial=0.0))
+    if least < 0:
+        raise ValueError(f"the policy's `count` has {least:g}; a number of observations is at least 0")
     if (chances < 0).any() or abs(chances.sum() - 1) > _TOLERANCE:
         raise ValueError(f"the policy's probabilities are {chances.tolist()}, which do not sum to 1")
     return policy

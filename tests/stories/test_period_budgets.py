@@ -132,7 +132,8 @@ def test_a_dry_run_spends_a_budget_by_day_and_pace(tmp_path: Path, pace: Any, le
         ({"pace": "even"}, "budget.pace: needs a time over which to spread it; give the offer an end and a start"),
         ({"pace": True, "per": "day"}, "budget.pace: true lasts until the offer's end"),
         ({"per": "year"}, "budget.per"),
-        ({"refunds": "120d"}, "budget.refunds: '120d' is longer than redemptions are remembered"),
+        ({"refunds": "120d"}, "budget.refunds: '120d' is not a span for which redemptions are stored; give 1d to 90d"),
+        ({"refunds": "1h"}, "budget.refunds: '1h' is not a span"),
     ],
 )
 def test_a_budget_without_a_time_to_spread_it_over_is_refused(

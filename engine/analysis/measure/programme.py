@@ -215,7 +215,7 @@ def measure_programme(
         per_month=len(keys) / months if months >= 1 else None,
         waiting=waiting,
         effects=effects,
-        naive=sum(naive) if naive else NotEstimable("no variant has gained beyond doubt yet"),
+        naive=sum(naive) if naive else NotEstimable("no variant's gain is significant yet"),
         shrunken=sum(shrunken) if shrunken else _why_unshrunken(effects),
         holdout=holdout,
     )
@@ -282,7 +282,7 @@ def _why_unshrunken(effects: list[PastEffect]) -> NotEstimable:
     known = sum(isinstance(row.measured, Effect) for row in effects)
     if known < LEAST_PAST:
         return NotEstimable(f"{known} variants have an effect; shrinking needs {LEAST_PAST}")
-    return NotEstimable("no variant has gained beyond doubt yet")
+    return NotEstimable("no variant's gain is significant yet")
 
 
 def _effects(named: tuple[str, str], control: str, variants: dict[str, list[float]], alpha: float) -> list[PastEffect]:

@@ -285,7 +285,7 @@ def _switched_members(seen: ir.Table) -> ir.Table:
     """The members of a switchback: `unit, customer, first, until`.
 
     An event counts for the store and period in which its customer was last exposed: from the first exposure there up
-    to the first one in another, `until`. What was decided in a washout ends the one before and counts for none itself.
+    to the first one in another, `until`. An exposure in a washout ends the membership before it and begins none.
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 

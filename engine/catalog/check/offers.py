@@ -113,11 +113,8 @@ def _check_pace(offer: OfferSpec) -> Iterator[FieldProblem]:
             missing.append("start")
         if missing:
             yield "budget.pace", f"needs a time over which to spread it; give the offer an {' and a '.join(missing)}"
-    if budget and budget.refunds is not None and seconds(budget.refunds) > LONGEST_REFUND:
-        yield (
-            "budget.refunds",
-            f"{budget.refunds!r} is longer than redemptions are remembered; give 90d or less",
-        )
+    if budget and budget.refunds is not None and not DAY <= seconds(budget.refunds) <= LONGEST_REFUND:
+        yield "budget.refunds", f"{budget.refunds!r} is not a span for which redemptions are stored; give 1d to 90d"
 
 
 def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProblem]:

@@ -176,9 +176,11 @@ def _property_warnings(event: Event) -> list[str]:
     if name in CONSENTS and properties.get("purpose") is None:
         warnings.append("properties.purpose: is missing, so the consent counts for nothing; send the purpose it is for")
     if name in PURCHASES and "revenue" not in properties:
-        near = get_close_matches("revenue", [key.lower() for key in properties], 1, 0.7)
-        if near or properties.keys() & set(AMOUNT_FIELDS) | properties.keys() & {"value", "total", "price"}:
-            warnings.append("properties.revenue: is missing, so the order counts with 0; did you mean 'revenue'?")
+        amounts = [key for key in properties if key in AMOUNT_FIELDS or key in {"value", "total", "price"}]
+        near = amounts or [key for key in properties if get_close_matches("revenue", [key.lower()], 1, 0.7)]
+        if near:
+            missing = f"is missing, so the order counts with 0, and {near[0]!r:.40} was not read"
+            warnings.append(f"properties.revenue: {missing}; did you mean 'revenue'?")
     parts = {part: properties[part] for part in JOURNEY if part in properties}
     if name == CART_UPDATED and "cart" not in parts:
         parts["properties"] = properties

@@ -84,7 +84,7 @@ def add_identifiers(profile: Profile, idents: Iterable[KeyedId]) -> Profile:
 
 
 def absorbed_keys(profile: Profile, hash_: KeyHasher) -> list[ProfileKey]:
-    """Returns the listed keys of profiles that were merged into this one."""
+    """Returns the keys of profiles merged into this one, of those whose identifiers are in `profile.ids`."""
     if not profile.merged:
         return []
     marks = frozenset(profile.merged)

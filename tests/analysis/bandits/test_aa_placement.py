@@ -52,7 +52,7 @@ def test_the_command_splits_a_placement_and_refuses_what_it_has_not(
     aa("home_hero", log=log, experiments=SHOP, runs=20, json=True)
     found = msgspec.json.decode(capsys.readouterr().out)
     assert {check["metric"] for check in found["checks"]} == {"offer0", "offer1", "offer2"}
-    with pytest.raises(BadInput, match="--looks: home_hero is a placement, and its report has none"):
+    with pytest.raises(BadInput, match="--looks: only reports of experiments take this, and home_hero is a placement"):
         aa("home_hero", log=log, experiments=SHOP, splits=SplitOptions(looks=3))
     few = {
         name: [row for row in rows if str(row["decision_id"]) < "d2"]

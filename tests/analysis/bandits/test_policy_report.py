@@ -79,7 +79,9 @@ def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
     assert "hero earns more than uniform choice: +0." in text
     assert text.count("vegaEmbed('#chart") == 2
     assert not re.search(r"""(src|href)=["']https?:""", text)
-    with pytest.raises(BadInput, match="--prior: home_hero is a placement, and its report has none; leave it out"):
+    with pytest.raises(
+        BadInput, match="--prior: only reports of experiments take this, and home_hero is a placement; leave it out"
+    ):
         analyze("home_hero", log=log, experiments=SHOP, prior="past")
     with pytest.raises(BadInput, match="--segment: splits the creatives of a placement, and home_hero showed none"):
         analyze("home_hero", log=log, experiments=SHOP, ripe=False, segment="channel")

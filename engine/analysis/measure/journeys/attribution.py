@@ -159,7 +159,7 @@ def _sentence(
     if isinstance(causal, NotEstimable):
         return f"{text}."
     sure = [row for row in causal if isinstance(row.money, Effect) and row.money.low > 0]
-    return f"{text}. {len(sure)} of {len(causal)} offers by channel caused revenue beyond doubt."
+    return f"{text}. {len(sure)} of {len(causal)} offers by channel have a significant positive effect on revenue."
 
 
 def _cells(row: CreditRow, values: dict[str, float]) -> list[ReportCell]:
