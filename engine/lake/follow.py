@@ -39,7 +39,8 @@ class LogFollower:
         state = _state_of(self._log)
         if state == self._copied and not self._is_first:
             return None
-        summary = copy_log(self._log, self._store, self._tables, sweep=self._is_first)
+        sweep, self._is_first = self._is_first, True  # after a copy that fails, the next deletes what it left
+        summary = copy_log(self._log, self._store, self._tables, sweep=sweep)
         self._copied, self._is_first = state, False
         return summary
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import structlog
 from pyarrow import fs
 
-from engine.errors import BadInput, JournalError
+from engine.errors import BadInput, CounterpointError, JournalError
 from engine.journal.log import commit, locks
 from engine.journal.log.parquet import TABLES
 
@@ -36,8 +36,9 @@ LAYOUT = 1
 """The layout of the copy; `read_manifest` refuses a later one."""
 ID_FILE = ".log-id"
 _PIECE = 4 << 20
+_PART = ".part"
 _ATTEMPTS = 5
-"""Passes in a row before a log that is changed all the time is copied as its latest whole pass."""
+"""Passes in a row before a copy gives up on a log that changes all the time; the next finds what was uploaded."""
 
 log = structlog.get_logger(__name__)
 
@@ -97,13 +98,22 @@ class ObjectStore:
     def write(self, name: str, source: BinaryIO) -> str:
         """Store an object from a stream; returns its SHA-256."""
         path, digest = f"{self.root}/{name}", hashlib.sha256()
-        if self.files.type_name == "local":
+        is_local = self.files.type_name == "local"  # where a reader would see a part of a file
+        if is_local:
             self.files.create_dir(path.rpartition("/")[0], recursive=True)
-        with self.files.open_output_stream(path) as target:
+        written = f"{path}{_PART}" if is_local else path
+        with self.files.open_output_stream(written) as target:
             while piece := source.read(_PIECE):
                 digest.update(piece)
                 target.write(piece)
+        if is_local:
+            self.files.move(written, path)
         return digest.hexdigest()
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether there is an object of this name and size."""
+        found = self.files.get_file_info(f"{self.root}/{name}")
+        return bool(found.type == fs.FileType.File and found.size == size)
 
     def delete(self, name: str) -> None:
         """Delete an object, if there is one."""
@@ -147,7 +157,7 @@ def _copy(
     if before.log != _log_id(log_dir):
         raise BadInput(f"{store.url}: has the copy of another log; give each log a prefix of its own")
     known, uploaded = dict(before.files), 0
-    sent: set[str] = set()
+    sent, found = set[str](), set[str]()
     for _ in range(_ATTEMPTS):
         checkpoint, paths = _list_files(log_dir)
         whole = True
@@ -158,10 +168,14 @@ def _copy(
                     status = os.fstat(file.fileno())
                     target = _object_name(name, status)
                     if name not in known or known[name].object != target:
-                        digest = store.write(target, file)
+                        if store.has(target, status.st_size):  # of a copy that failed
+                            digest = hashlib.file_digest(file, "sha256").hexdigest()
+                            found.add(target)
+                        else:
+                            digest = store.write(target, file)
+                            sent.add(target)
+                            uploaded += status.st_size
                         known[name] = CopiedFile(target, status.st_size, digest, status.st_mtime_ns)
-                        sent.add(target)
-                        uploaded += status.st_size
             except FileNotFoundError:
                 whole = False  # compacted or erased meanwhile
         if whole and _list_files(log_dir)[0] == checkpoint:
@@ -176,15 +190,29 @@ def _copy(
         files={name: one for name, one in sorted(known.items()) if name in present},
     )
     if tables is not None:
-        tables(manifest)
+        _bring_tables(tables, manifest, store)
     if manifest != before:
         store.write(MANIFEST, io.BytesIO(msgspec.json.encode(manifest)))
     listed = {one.object for one in manifest.files.values()}
-    gone = {one.object for one in before.files.values()} | sent | (set(store.names()) if sweep else set())
-    gone = {name for name in gone - listed if name.endswith(".parquet") and name.partition("/")[0] in TABLES}
+    gone = {one.object for one in before.files.values()} | sent | found | (set(store.names()) if sweep else set())
+    gone = {
+        name
+        for name in gone - listed
+        if name.removesuffix(_PART).endswith(".parquet") and name.partition("/")[0] in TABLES
+    }
     for name in gone:
         store.delete(name)
     return CopySummary(manifest.commit, len(sent & listed), len(gone), uploaded)
+
+
+def _bring_tables(tables: Callable[[CopyManifest], None], manifest: CopyManifest, store: ObjectStore) -> None:
+    """Have the tables take over the manifest; the errors of a catalog's client have no base class of their own."""
+    try:
+        tables(manifest)
+    except CounterpointError:
+        raise
+    except Exception as error:
+        raise JournalError(f"the catalog of the tables: {error}; the next copy completes it", store.url) from error
 
 
 def pull_log(store: ObjectStore, target: Path) -> CopyManifest:
