@@ -48,13 +48,13 @@ def taking_over(settings: Settings, owned: Sequence[int] | None, *, is_substitut
 
 def _watch_sets(settings: Settings, owned: Sequence[int] | None, ended: threading.Event) -> None:
     """Register this learner's partitions once the store answers, then take over until `ended`."""
-    with stream.connect_stream(settings.redis) as client:
-        while not ended.is_set():
-            try:
+    while not ended.is_set():
+        try:
+            with stream.connect_stream(settings.redis) as client:  # a cluster is asked for its nodes here
                 register_set(client, owned)
-                break
-            except RedisError:  # the learner's loop reports the outage
-                ended.wait(_LOOK_SECONDS)
+            break
+        except RedisError:  # the learner's loop reports the outage
+            ended.wait(_LOOK_SECONDS)
     if owned is not None:
         _take_over_lost(settings, owned, ended)
 
@@ -63,12 +63,12 @@ def _take_over_lost(settings: Settings, owned: Sequence[int], stop: threading.Ev
     """Start learners for sets of partitions that lost theirs, until `stop`; ends those that it started."""
     supervisor, taken = Supervisor(), set[tuple[int, ...]]()
     free_since: dict[tuple[int, ...], float] = {}
-    client = stream.connect_stream(settings.redis)
     try:
         while not stop.wait(_LOOK_SECONDS):
             supervisor.tend()
             try:
-                lost = {tuple(one) for one in lost_sets(client)} - taken - {tuple(sorted(owned))}
+                with stream.connect_stream(settings.redis) as client:
+                    lost = {tuple(one) for one in lost_sets(client)} - taken - {tuple(sorted(owned))}
             except RedisError:  # its loop reports the outage
                 free_since.clear()
                 continue
@@ -81,7 +81,6 @@ def _take_over_lost(settings: Settings, owned: Sequence[int], stop: threading.Ev
                     taken.add(one)
     finally:
         supervisor.end(together=True)
-        client.close()
 
 
 def _substitute(settings: Settings, partitions: Sequence[int]) -> Child:
