@@ -11,6 +11,8 @@ from rich.text import Text
 
 PARTS = 10
 """The number of lines that a whole progress prints where there is no terminal."""
+_STARTS = threading.RLock()
+"""Held while a bar starts or a line is printed: a line that was laid out before the bar would be printed into it."""
 
 
 class ConsoleFile:
@@ -26,7 +28,8 @@ class ConsoleFile:
         with self._lock:
             *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self._console.print(Text.from_ansi(line), soft_wrap=True)
+            with _STARTS:
+                self._console.print(Text.from_ansi(line), soft_wrap=True)
         return len(text)
 
     def flush(self) -> None:
@@ -38,9 +41,15 @@ def track_progress(console: Console, label: str, total: int) -> Iterator[Callabl
     """Show the progress of `total` steps, as a bar or as lines; yields a function that advances it by n steps."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(label, total=total)
+        bar = Progress(*columns, console=console)
+        task = bar.add_task(label, total=total)
+        with _STARTS:
+            bar.start()
+        try:
             yield lambda steps: bar.advance(task, steps)
+        finally:
+            with _STARTS:
+                bar.stop()
         return
     done = 0
 
