@@ -20,9 +20,26 @@ local function drop_hold(claim)
 end
 local function forget(claim)
   local order = redis.call('HGET', KEYS[1], 'q:' .. claim)
-  if order then redis.call('HDEL', KEYS[1], 'o:' .. order, 'q:' .. claim) end
+  if order then
+    local others = {}
+    for other in string.gmatch(redis.call('HGET', KEYS[1], 'o:' .. order) or '', '[^\n]+') do
+      if other ~= claim then others[#others + 1] = other end
+    end
+    if #others > 0 then
+      redis.call('HSET', KEYS[1], 'o:' .. order, table.concat(others, '\n'))
+    else
+      redis.call('HDEL', KEYS[1], 'o:' .. order)
+    end
+    redis.call('HDEL', KEYS[1], 'q:' .. claim)
+  end
   redis.call('HDEL', KEYS[1], 'd:' .. claim)
   redis.call('ZREM', KEYS[2], claim)
+end
+-- A refund may name the order alone. The event with the order's id may also come after the claim was spent.
+local function note_order(claim)
+  if ARGV[10] == '' or redis.call('HEXISTS', KEYS[1], 'q:' .. claim) == 1 then return end
+  local others = redis.call('HGET', KEYS[1], 'o:' .. ARGV[10])
+  redis.call('HSET', KEYS[1], 'o:' .. ARGV[10], others and others .. '\n' .. claim or claim, 'q:' .. claim, ARGV[10])
 end
 local function extend_life()
   redis.call('PEXPIRE', KEYS[1], life)
@@ -67,6 +84,7 @@ if action == 'give_back' then
   return 1
 end
 if is_held and action == 'secure' then redis.call('ZADD', KEYS[2], 'GT', now + hold, id) end
+if is_spent and action == 'confirm' then note_order(id) end
 if is_spent or (is_held and action ~= 'confirm') then return 1 end
 
 if not is_held then
@@ -87,10 +105,7 @@ else
   redis.call('HINCRBY', KEYS[1], 'spent', amount)
   redis.call('HSET', KEYS[1], 'd:' .. id, amount)
   redis.call('ZADD', KEYS[2], now + tonumber(ARGV[9]), id)  -- until then a repeated confirmation is recognized
-  if ARGV[10] ~= '' then
-    local others = redis.call('HGET', KEYS[1], 'o:' .. ARGV[10])
-    redis.call('HSET', KEYS[1], 'o:' .. ARGV[10], others and others .. '\n' .. id or id, 'q:' .. id, ARGV[10])
-  end
+  note_order(id)
 end
 extend_life()
 return action ~= 'confirm' and 2 or 1

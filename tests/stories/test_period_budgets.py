@@ -107,6 +107,19 @@ def test_a_refund_gives_the_amount_back_once_and_the_ledger_agrees(open_shop: An
     assert sum(Decimal(total[state]) for state in ("redeemed", "refunded", "released", "expired", "open")) == 3
 
 
+def test_an_order_that_comes_after_the_redemption_is_found_by_its_refund(open_shop: Any) -> None:
+    shop = open_shop(shop_with(refunds="14d"), workers=1)
+    made = [shop.decide("web", "hero", user_id=f"u{n}") for n in range(2)]
+    for n in range(2):
+        shop.tell("redemption", user_id=f"u{n}", decision_id=made[n]["decision_id"], properties={"offer": "gift"})
+    for n in range(2):
+        order = {"revenue": 9.0, "order_id": "both"}
+        shop.tell("purchase", user_id=f"u{n}", decision_id=made[n]["decision_id"], properties=order)
+    assert spent(shop, "") == 2
+    assert shop.tell("refund", user_id="u0", properties={"order_id": "both"}) == "accepted"
+    assert spent(shop, "") == 0
+
+
 def test_without_refunds_nothing_is_given_back(open_shop: Any) -> None:
     shop = open_shop(shop_with(), workers=1)
     made = shop.decide("web", "hero", user_id="u")
