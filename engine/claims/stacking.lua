@@ -1,6 +1,6 @@
 -- Adds the offers that one event redeems to those of its order, all or none.
 -- KEYS: order (hash: offer -> msgpack of {message id, names of its rules}).
--- ARGV[1]: msgpack of {action, message id, life (s), offers}; an offer is {key, {{name of a rule, most}}}.
+-- ARGV[1]: msgpack of {action, message id, life (s), offers}; an offer is {key, {{name of a rule, most, place}}}.
 -- Actions: admit refuses what a rule does not allow; record adds it all the same; undo takes back what the message added.
 -- Reply: {} where no rule is broken; else {rule, most, new offer, offers that the order has under the rule}.
 local action, message, life, offers = unpack(cmsgpack.unpack(ARGV[1]))
@@ -25,7 +25,7 @@ for _, offer in ipairs(offers) do
       names[#names + 1] = name
       for other, entry in pairs(entries) do
         for _, of in ipairs(entry[2]) do
-          if of == name then others[#others + 1] = other end
+          if of == name then others[#others + 1] = other break end
         end
       end
       if #others >= rule[2] and not broken[1] then

@@ -89,9 +89,10 @@ async def _add(store: ProfileStore, plan: Plan, event: Event) -> str:
     if not isinstance(reply, list) or not reply:
         return ""
     rule, most, offer, *others = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
+    place = next(one.place for each in offers for one in each.limits.stacking if one.name == rule)
     return (
-        f"offer: {offer} may not be redeemed with {', '.join(others)} in one order: channels.yaml {rule} allows {most} "
-        "of its offers; take one of them out of the order"
+        f"offer: {offer} may not be redeemed with {', '.join(others)} in one order: channels.yaml {place} allows "
+        f"{most} of its offers; take one of them out of the order"
     )
 
 

@@ -1,9 +1,12 @@
 """Which offers one order may redeem, over HTTP: rules by key, by tag and for all offers, also of many tills at once."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.stories.conftest import write_shop
 from tests.verbs import run_verb
@@ -70,6 +73,21 @@ def test_what_a_cap_refuses_leaves_its_place_in_the_order_to_another(open_shop: 
         assert redeem(shop, "welcome", order)["status"] == "accepted"
     assert "as often as it may" in redeem(shop, "welcome", "c")["reason"]
     assert redeem(shop, "summer", "c")["status"] == "accepted"
+
+
+def test_an_open_order_keeps_its_count_where_rules_move_in_the_list(open_shop: Any) -> None:
+    shop = open_shop(SHOP, workers=1)
+    assert redeem(shop, "wrap", "o1")["status"] == "accepted"
+    before = shop.decide("web", "hero", user_id="ada")["plan"]
+    channels = shop.settings.experiments / "channels.yaml"
+    rules = SHOP["folder"]["stacking"]
+    channels.write_text(yaml.safe_dump(yaml.safe_load(channels.read_text()) | {"stacking": rules[::-1]}))
+    deadline = time.monotonic() + 30
+    while shop.decide("web", "hero", user_id="ada")["plan"] == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert redeem(shop, "birthday", "o1")["status"] == "accepted"
+    assert "stacking[0] allows 2" in redeem(shop, "welcome", "o1")["reason"]
 
 
 def test_an_order_is_stored_all_the_same_with_a_warning(open_shop: Any) -> None:

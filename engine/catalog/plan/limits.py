@@ -6,13 +6,17 @@ A counter is named `event|scope`, such as `exposure|offer:second_coffee`. Its sc
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
 
 from engine.catalog.plan.places import HandOverRule, NearPlace, Vicinity, hand_over_rule, shelf_name
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
-from engine.catalog.spec.offer import ChannelSpec, OfferSpec, TaggedOffers
+from engine.catalog.spec.offer import ChannelSpec, OfferSpec, StackingSpec, TaggedOffers
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, REFUNDS, RELEASES, names_of_same_event
 
 
@@ -43,6 +47,18 @@ class Suppression:
     answered: str | None
 
 
+class StackingRule(NamedTuple):
+    """How many of some offers one order may redeem.
+
+    Open orders store the `name`, which is of the offers alone: a rule that moves in the list keeps its count.
+    """
+
+    name: str
+    most: int
+    place: str
+    """The path of the rule in `channels.yaml`, for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one offer. By channel, `caps` are checked before showing it, and `exposed` counters count it.
@@ -63,8 +79,8 @@ class Limits:
     """Which places hand its item over; None where its stock has no place."""
     zone: str = "UTC"
     """The shop's time zone, by which the periods of its budget begin."""
-    stacking: tuple[tuple[str, int], ...] = ()
-    """The rules on the offers of one order that it counts under: each with how many it allows."""
+    stacking: tuple[StackingRule, ...] = ()
+    """The rules on the offers of one order that it counts under."""
 
     @property
     def all_caps(self) -> frozenset[Cap]:
@@ -184,15 +200,20 @@ def compile_limits(
     )
 
 
-def _stacking_rules(specs: Specs, offer: OfferSpec) -> tuple[tuple[str, int], ...]:
+def _stacking_rules(specs: Specs, offer: OfferSpec) -> tuple[StackingRule, ...]:
     """The rules of `stacking` that name an offer: by its key, by a tag, or all of the shop."""
     return tuple(
-        (f"stacking[{at}]", rule.most)
+        StackingRule(_rule_name(rule), rule.most, f"stacking[{at}]")
         for at, rule in enumerate(specs.channels.stacking)
         if rule.offers == "all"
         or (isinstance(rule.offers, list) and offer.key in rule.offers)
         or (isinstance(rule.offers, TaggedOffers) and rule.offers.tagged in offer.tags)
     )
+
+
+def _rule_name(rule: StackingSpec) -> str:
+    offers = sorted(rule.offers) if isinstance(rule.offers, list) else rule.offers
+    return blake2b(msgspec.json.encode(offers), digest_size=8).hexdigest()
 
 
 def _exposure_counters(names: Iterable[str], channel: str, watched: Collection[str]) -> tuple[str, ...]:
