@@ -155,7 +155,7 @@ def _members_until(data: ExperimentUnits, metric: str) -> Members:
     """
     look, table = data.looks.get(metric), data.members.table
     if len(data.allocation.shares) > 1:
-        table = table.filter(data.allocation.period(table["plan"]) == data.allocation.compared[-1])
+        table = table.filter(data.allocation.period(table["plan"]) == data.allocation.last)
     return data.members._replace(table=table if look is None else table.filter(table["first"] <= look.last))
 
 
