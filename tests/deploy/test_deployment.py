@@ -16,6 +16,7 @@ from engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "counterpoint"
+COMPOSE = ROOT / ".infra" / "compose" / "compose" / "config" / "compose_spec.json"
 PYTHON = ROOT / ".infra" / "bin" / "python"
 VARIABLES = {f"COUNTERPOINT_{name.upper()}" for name in Settings.__struct_fields__}
 STORE = {"store": {"url": "redis://store:6379/0"}}
@@ -106,7 +107,9 @@ def test_the_chart_refuses_values_that_it_does_not_take(values: dict[str, Any], 
 
 def test_the_compose_file_is_valid_and_its_roles_are_the_engines() -> None:
     compose = msgspec.yaml.decode((ROOT / "compose.yaml").read_bytes())
-    schema = json.loads((ROOT / "tests/vectors/compose_spec_schema.json").read_text())
+    if not COMPOSE.exists():
+        pytest.skip("`make infra` downloads the specification of this test")
+    schema = json.loads(COMPOSE.read_text())
     jsonschema.validate(compose, schema, jsonschema.Draft7Validator)
     roles = {name: one for name, one in compose["services"].items() if name != "store"}
     assert roles.keys() == {"server", "learner", "collector", "dashboard", "supervisor"}
