@@ -203,7 +203,12 @@ KEYSPACE: Final = (
         "`life`",
         "customers",
     ),
-    KeyPattern(pending_decision("ID"), "string: msgpack of what may still be exposed or claimed", "24 hours", "claims"),
+    KeyPattern(
+        pending_decision("ID"),
+        "string: msgpack of what may still be exposed or claimed",
+        "24 hours past the longest hold and refund span",
+        "claims",
+    ),
     KeyPattern(
         pool("stock", "SKU"),
         "hash: level, amount spent, amount on hold, and the amount of each hold",

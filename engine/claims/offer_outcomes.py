@@ -49,8 +49,8 @@ TOGETHER = 32
 """Events whose offers are looked up in one round trip: more at once would keep decisions waiting."""
 
 FORGOTTEN = (
-    "decision_id: the offers of a decision are stored for 24 hours, so no cap on redemptions can be checked by it any "
-    "more; send the offer's key as properties.offer"
+    "decision_id: the offers of a decision are stored for 24 hours past their holds, so no cap on redemptions can be "
+    "checked by it any more; send the offer's key as properties.offer"
 )
 
 IncomingEvents = Sequence[Event | EventStatus]

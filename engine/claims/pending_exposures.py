@@ -1,4 +1,4 @@
-"""Decisions awaiting exposure or outcome events; stored for 24 h, and a day past the longest hold of their offers.
+"""Decisions awaiting exposure or outcome events; stored for a day past their longest hold and refund span.
 
 A decision is pending where it was prefetched and is not exposed yet, or where it shows offers whose claims later events
 confirm or release. It is stored once, read by any number of events, and expires or is deleted with its customer. What

@@ -16,12 +16,12 @@ import structlog
 from redis.exceptions import RedisError
 
 from engine.catalog.plan.plan import Plan
-from engine.errors import StoreUnavailable
+from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
 from engine.journal.log_once import LogOnce
 from engine.journal.spool.drain import Drain
 from engine.learn.learner import INTERVAL, Learner
-from engine.learn.partitions.leases import PartitionLeases
+from engine.learn.partitions.leases import SECONDS, PartitionLeases
 from engine.settings import Settings
 from engine.snapshots.publish import store_errors
 from engine.telemetry.tracing import record_batch
@@ -105,13 +105,14 @@ def _run(
     """
     learner, client = Learner(settings, owned), stream.connect_stream(settings.redis)
     leases = learner.leases(client)
-    drain = Drain(settings, client, "shipped") if clock is None else None
+    drain: Drain | None = None
     wait, outage = INTERVAL, LogOnce("learning waits", "learning continues")
     thresholds = gc.get_threshold()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         if not _await_leases(learner, leases, stop, is_patient=clock is not None):
             return True
+        drain = Drain(settings, client, "shipped") if clock is None else None
         while not stop.is_set():
             try:
                 # Asked before the batch is read: what arrives in between is then read by the next one.
@@ -149,8 +150,10 @@ def _await_leases(learner: Learner, leases: PartitionLeases, stop: threading.Eve
     """Wait until no other learner has a lease on the partitions; False if `stop` was set before.
 
     Raises:
+        BadInput: unless `is_patient`, if the lease is renewed: one that a killed learner left ends within `SECONDS`.
         StoreUnavailable: if the store does not answer, unless `is_patient`.
     """
+    deadline = time.monotonic() + SECONDS + _LOCK_WAIT
     reported, outage = False, LogOnce("learning waits", "learning continues")
     while not stop.is_set():
         try:
@@ -164,6 +167,8 @@ def _await_leases(learner: Learner, leases: PartitionLeases, stop: threading.Eve
                 raise
             outage.failed(error)
         else:
+            if not is_patient and time.monotonic() > deadline:
+                raise BadInput("another learner of this store has the partitions; stop it, or leave the work to it")
             if not reported:
                 _log.warning("another learner has a lease on the partitions; waiting to take over")
                 reported = True

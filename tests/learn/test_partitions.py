@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from structlog.testing import capture_logs
 
 from engine import keyspace
+from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.records import QuarantineRecord, RewardRecord
 from engine.journal.spool.spool import partition_of
@@ -132,6 +134,13 @@ def test_a_learner_waits_for_the_lease_of_another_machine_and_continues_from_its
     assert lines[0]["event"] == "another learner has a lease on the partitions; waiting to take over"
     assert shop.learnt().statistics["total"].tolist() == [1, 1, 0]
     assert not shop.client.exists(*map(keyspace.partition_lease, (0, 1))), "a learner that ends gives its leases back"
+
+
+def test_learning_once_ends_where_a_lease_outlives_a_killed_learner(shop: Any) -> None:
+    assert PartitionLeases(shop.client, "elsewhere", [1], seconds=60).hold()
+    with pytest.raises(BadInput, match="another learner of this store has the partitions; stop it"):
+        learn_all(shop, None)
+    assert not shop.published()
 
 
 def test_a_set_of_partitions_is_lost_when_none_of_its_leases_is_held(shop: Any) -> None:
