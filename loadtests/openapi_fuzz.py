@@ -12,16 +12,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import httpx
-
 from engine.processes import counterpoint_command
+from loadtests.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAM = "/ofrep/v1/stream"
-START_SECONDS = 60.0
 KEY = "ak-of-the-fuzzer"
 NO_LIMIT = "1000000000"
 
@@ -31,23 +28,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def wait_until_ready(base: str) -> None:
-    """Return once the server takes requests.
-
-    Raises:
-        TimeoutError: if it does not within a minute.
-    """
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{base}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(f"{base} is not ready after {START_SECONDS:g} s")
 
 
 def main() -> int:

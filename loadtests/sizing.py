@@ -37,6 +37,7 @@ from engine import embedded
 from engine.journal.spool.frames import decode_frames
 from engine.keyspace import KEYSPACE, partition, store_pattern
 from loadtests import load
+from loadtests.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 BODY = '{"customer": {"user_id": "u-%d"}, "channel": "web", "placements": ["home_hero"]}'
@@ -83,7 +84,7 @@ def measure(folder: Path, customers: int, seconds: float) -> dict[str, float]:
             stack.callback(process.terminate)
             pids[role] = process.pid
         base = f"http://127.0.0.1:{port}"
-        await_ready(base)
+        wait_until_ready(base)
         asyncio.run(live(base, customers))
         sent = load.requests("/v1/decide", BODY, customers)
         before = cpu_of(pids)
@@ -232,19 +233,6 @@ def cpu_of(pids: Mapping[str, int]) -> dict[str, float]:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         found[role] = (int(fields[11]) + int(fields[12])) / TICKS
     return found
-
-
-def await_ready(base: str) -> None:
-    """Wait until the server is ready."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{base}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError(f"{base}/readyz: not 200 within 60 s")
 
 
 def await_collected(client: "redis.Redis") -> None:
