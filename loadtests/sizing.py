@@ -165,7 +165,9 @@ def log_bytes(log: Path) -> dict[str, float]:
     for table in ("decisions", "exposures", "events"):
         files = list(log.glob(f"{table}/day=*/*.parquet"))
         rows = sum(parquet.read_metadata(file).num_rows for file in files)
-        found[f"log_{table}_bytes"] = sum(file.stat().st_size for file in files) / max(rows, 1)
+        if not rows:
+            raise SystemExit(f"{log}/{table}: has no rows yet; measure for more --seconds")
+        found[f"log_{table}_bytes"] = sum(file.stat().st_size for file in files) / rows
     return found
 
 
