@@ -36,7 +36,7 @@ from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
 from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.store_waits import StoreWaits
-from engine.telemetry.tracing import RequestStage, RequestTrace
+from engine.telemetry.tracing import RequestStage, RequestTrace, is_tracing
 
 IN_FLIGHT = 2
 """Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and
@@ -393,6 +393,8 @@ class DecisionBatches:
 
 def _enter(stage: RequestStage, requests: Sequence[tuple[Arrival, *tuple[object, ...]]]) -> None:
     """Begin a stage of the traced requests."""
+    if not is_tracing():
+        return
     for arrival, *_ in requests:
         if arrival.trace is not None:
             arrival.trace.enter(stage)

@@ -104,6 +104,11 @@ class RequestTrace:
         self._span.end(now)
 
 
+def is_tracing() -> bool:
+    """Whether this process sends traces."""
+    return _tracer is not None
+
+
 def trace_request(
     method: str, route: str, headers: Iterable[tuple[bytes, bytes]], stage: RequestStage | None = None
 ) -> RequestTrace | None:
