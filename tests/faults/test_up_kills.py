@@ -36,11 +36,13 @@ def up(data: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 def descendants(pid: int) -> dict[str, int]:
     """The child processes of a process, by role."""
     found = {}
+    parents = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
             words = (place / "cmdline").read_text().split("\0")
-            if int(parent) == pid and state != "Z" and any(words):  # one that just starts has no words yet
+            starting = not any(words) or words == parents  # between fork and exec
+            if int(parent) == pid and state != "Z" and not starting:
                 role = next((word for word in words if word in ROLES), "store")
                 assert role not in found, f"two children are the {role}: {words}"
                 found[role] = int(place.name)

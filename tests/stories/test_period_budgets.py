@@ -129,7 +129,8 @@ def test_without_refunds_nothing_is_given_back(open_shop: Any) -> None:
     assert spent(shop, "") == 1
 
 
-@pytest.mark.parametrize(("pace", "least"), [(False, 30), ("even", 29)])
+# At an even pace the tenth gift of a day is due only at its end, when no visitor comes any more: 9 in each whole day.
+@pytest.mark.parametrize(("pace", "least"), [(False, 30), ("even", 27)])
 def test_a_dry_run_spends_a_budget_by_day_and_pace(tmp_path: Path, pace: Any, least: int) -> None:
     folder = str(write_shop(tmp_path / "experiments", shop_with(per="day", pace=pace)))
     sample = ("--customers", "300", "--days", "3", "--redeem", "1", "--json")
