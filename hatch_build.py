@@ -30,6 +30,7 @@ COMPILED = (
     "engine/customers/redis/keys.py",
     "engine/customers/redis/stored_entry.py",
     "engine/decision/*.py",
+    "engine/decision/gating/*.py",
     "engine/hashing.py",
     "engine/journal/from_decision.py",
     "engine/journal/records.py",

@@ -3,7 +3,7 @@
 Code asks a kind for an attribute and never compares its name. To add a kind, add its name to `MetricKindName` and its
 value to `METRIC_KINDS`. Write more only if it is computed in a new way. How events add up to a customer's value is in
 `EventAdds` and `analysis.sources.orders`. An estimate that is no mean or ratio of units' values has a module beside
-`analysis.sources.quantiles`.
+`analysis.aggregates.quantiles`.
 """
 
 from collections.abc import Mapping

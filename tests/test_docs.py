@@ -20,7 +20,7 @@ import pytest
 from engine.catalog import load_plan
 from engine.cli import app
 from engine.decision.assign import AssignmentReason, Subject, assign
-from engine.decision.gates import GATES
+from engine.decision.gating.gates import GATES
 from engine.decision.offers import OfferReason
 from engine.errors import BadInput
 from engine.hashing import bucket, bucket_ranges, choose_variant

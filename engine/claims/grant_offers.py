@@ -30,7 +30,8 @@ from engine.claims.pending_exposures import LIFE, PendingDecision
 from engine.claims.requirements import ShowingContext, claim_id, pool_shares, required_claim
 from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
-from engine.decision.gates import Gate, Pools
+from engine.decision.gating.facts import Pools
+from engine.decision.gating.gates import Gate
 from engine.decision.offers import FALLBACK_REASONS, Choice
 from engine.decision.windows import former_zones
 from engine.vocabulary import split_item

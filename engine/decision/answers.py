@@ -10,7 +10,8 @@ from engine.catalog.plan.languages import choose_language, preferred_languages
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Offer, Plan
 from engine.catalog.spec.limits.stock import HandOver
-from engine.decision.gates import Facts, is_capped
+from engine.decision.gating.facts import Facts
+from engine.decision.gating.gates import is_capped
 from engine.decision.offers import Choice, LostClaims, OfferReason
 
 

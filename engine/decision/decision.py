@@ -28,7 +28,7 @@ from engine.decision.experiments import (
     new_sticky_entries,
     selection_at,
 )
-from engine.decision.gates import Facts, Pools, Prices
+from engine.decision.gating.facts import Facts, Pools, Prices
 from engine.decision.lists import choose_shown
 from engine.decision.offers import (
     FALLBACK_REASONS,

@@ -9,7 +9,7 @@ from engine.catalog.plan.features import Context
 from engine.decision.arbitrate import Factors
 from engine.decision.decision import Decision
 from engine.decision.experiments import ExperimentAnswer, HoldoutSide
-from engine.decision.gates import Gate
+from engine.decision.gating.gates import Gate
 from engine.decision.offers import Choice, OfferReason
 from engine.decision.shelves import ShelfReason
 

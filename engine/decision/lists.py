@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.creatives import DrawnCreative
 from engine.catalog.plan.plan import Selection
-from engine.decision.gates import Facts
+from engine.decision.gating.facts import Facts
 from engine.decision.offers import FALLBACK_REASONS, Choice, OfferQuery, choose_offer, current_model, draw
 from engine.hashing import uniform_draw
 from engine.vocabulary import SILENCE, item_name

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
-from engine.decision.gates import Facts
+from engine.decision.gating.facts import Facts
 from engine.decision.windows import FormerZones, calendar_start, is_zone, wall_time
 from engine.vocabulary import DAY
 

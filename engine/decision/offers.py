@@ -20,7 +20,9 @@ from engine.catalog.plan.offer_index import Bits, places_of, set_places
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
-from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
+from engine.decision.gating.facts import Facts
+from engine.decision.gating.gates import Gate
+from engine.decision.gating.passing import GateFailure, closing_gates, passing_offers
 from engine.decision.moments import moment_start
 from engine.decision.shelves import ShelfReason, able_places, explain_shelves
 from engine.hashing import uniform_draw

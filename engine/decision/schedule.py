@@ -13,7 +13,8 @@ from typing import NamedTuple
 from engine.catalog.plan.plan import Campaign, CampaignArm, Moment, Plan
 from engine.customer import Profile
 from engine.decision.attributes import build_attributes, usable_profile
-from engine.decision.gates import Facts, Gate
+from engine.decision.gating.facts import Facts
+from engine.decision.gating.gates import Gate
 from engine.decision.moments import local_day, midnight, moment_start, next_window
 from engine.decision.windows import wall_time
 from engine.vocabulary import DAY, HOUR

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Offer
-from engine.decision.gates import Facts
+from engine.decision.gating.facts import Facts
 
 
 class ShelfReason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from engine.catalog.plan.plan import Plan
 from engine.customer import Profile, has_open_complaint, resumable_journey
 from engine.decision.answers import OfferAnswer
 from engine.decision.decision import Decision
-from engine.decision.gates import GATES
+from engine.decision.gating.gates import GATES
 from engine.decision.offers import Choice, OfferReason
 from engine.traits.stages import Stage, StageRules, derive_stage
 from engine.vocabulary import SILENCE

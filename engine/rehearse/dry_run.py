@@ -14,7 +14,7 @@ from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, pr
 from engine.claims.requirements import ShowingContext, every_share, required_claim
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision, decide
-from engine.decision.gates import Gate
+from engine.decision.gating.gates import Gate
 from engine.decision.offers import Choice, Snapshot
 from engine.decision.windows import former_zones
 from engine.hashing import uniform_draw

@@ -42,7 +42,7 @@ from engine.customer import Profile
 from engine.customers.model.merge import absorbed_keys
 from engine.customers.store import BatchFetch, FetchedCustomer
 from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide, with_coupons
-from engine.decision.gates import Pools
+from engine.decision.gating.facts import Pools
 from engine.decision.offers import Choice
 from engine.errors import StoreUnavailable, UnreadableValueError
 from engine.journal import traces

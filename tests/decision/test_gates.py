@@ -11,7 +11,9 @@ from engine.catalog import Plan, load_plan
 from engine.catalog.plan.offer_index import set_places
 from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.decision import DecideOptions, DecideRequest, decide
-from engine.decision.gates import GATES, Facts, Gate, closing_gates, passing_offers
+from engine.decision.gating.facts import Facts
+from engine.decision.gating.gates import GATES, Gate
+from engine.decision.gating.passing import closing_gates, passing_offers
 
 NOW = 1_790_000_000.0
 OFFERS: dict[str, dict[str, Any]] = {

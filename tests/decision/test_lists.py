@@ -12,7 +12,7 @@ from engine import decide
 from engine.catalog.plan.plan import Plan
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision
-from engine.decision.gates import Gate
+from engine.decision.gating.gates import Gate
 from engine.decision.offers import Snapshot
 from policies import BetaThompson
 from tests.catalog.folder import plan

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
+from engine.analysis.aggregates.quantiles import sample_quantile
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare
-from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import Effect
 from tests.statistical.outcomes import Floats

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.analysis.aggregates.aggregate import Group, Groups
+from engine.analysis.aggregates.strata import SLOT, family_of, join_thin_slots, poststratify
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare
-from engine.analysis.sources.aggregate import Group, Groups
-from engine.analysis.sources.strata import SLOT, family_of, join_thin_slots, poststratify
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.moments import sample_moments
 from engine.catalog.plan.switchback import compile_switchback

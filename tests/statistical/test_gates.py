@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from engine.analysis.aggregates.aggregate import Group
+from engine.analysis.aggregates.strata import poststratify
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import exposure_check
 from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE, flag_broken_splits
 from engine.analysis.report.segments import shrink
-from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.strata import poststratify
 from engine.analysis.stats import proportions
 from engine.analysis.stats.bayes import pool_effects
 from engine.analysis.stats.effects import IntervalScale, absolute_effect, interval_scale

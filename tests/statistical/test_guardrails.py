@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.design.metrics import Measure, parse_measure
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.report.guardrails import classify_guardrails, share_level
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.moments import Moments, sample_moments
 
 RUNS = int(os.environ.get("RUNS", "0"))

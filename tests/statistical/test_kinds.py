@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from engine.analysis.aggregates.quantiles import estimate_quantiles
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.sources.engines import DuckDB, ibis_table
-from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.effects import IntervalScale, absolute_effect, interval_scale, relative_effect
 from engine.analysis.stats.estimate import Effect

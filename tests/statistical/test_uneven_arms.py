@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from engine.analysis import analyze_table
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.compare import Evidence, compare
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats import proportions
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import estimate_arms

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
+from engine.analysis.aggregates.clustered import OWN_ENDINGS, WITH
+from engine.analysis.aggregates.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.report.model import Balance
 from engine.analysis.report.quality import exposure_check
 from engine.analysis.report.sample_ratio import FIXED_GATE, SEQUENTIAL_GATE
-from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.clustered import OWN_ENDINGS, WITH
-from engine.analysis.sources.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.moments import Moments
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
+from engine.analysis.aggregates.quantiles import sample_quantile
 from engine.analysis.design.methods import MOST_LOOKS
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.report.verdict import is_better
-from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.moments import Moments, Outcomes, empty_moments

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.estimate import Effect, NotEstimable, format_percents
 from engine.analysis.stats.moments import Moments
 

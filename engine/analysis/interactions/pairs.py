@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from engine.analysis.aggregates.aggregate import aggregate_groups
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.design.question_from_plan import build_question
 from engine.analysis.interactions.contrasts import SIGNS, CellSizes, estimate_contrast
-from engine.analysis.sources.aggregate import aggregate_groups
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.log import exposed_decisions, exposed_members
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
@@ -30,9 +30,9 @@ from engine.analysis.stats.multiplicity import holm
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from engine.analysis.aggregates.aggregate import Group
     from engine.analysis.design.metrics import Measure
     from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
-    from engine.analysis.sources.aggregate import Group
     from engine.catalog.plan.plan import Experiment, Plan
 
 _BETWEEN = "\x1f"

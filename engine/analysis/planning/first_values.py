@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.analysis.aggregates.aggregate import aggregate_groups
 from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.planning.verdict_days import Arrivals
-from engine.analysis.sources.aggregate import aggregate_groups
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.log import read_log_table
 from engine.analysis.sources.log_read_lock import lock_log_for_reading

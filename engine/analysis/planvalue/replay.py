@@ -21,7 +21,7 @@ from engine.catalog.plan.features import Context
 from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.experiment import NOT_LEARNING
 from engine.decision.decision import Availability, DecideOptions, decide
-from engine.decision.gates import Gate
+from engine.decision.gating.gates import Gate
 from engine.decision.offers import Choice, Snapshot
 from engine.errors import BadInput
 from engine.journal.traces import Trace

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.clustered import build_unit_frame, row_centres
+from engine.analysis.aggregates.covariates import impute_covariates
 from engine.analysis.checks.open_windows import describe_open_windows
 from engine.analysis.checks.random_splits import Check, Splits, check_moments, check_quantile, refuse_check
 from engine.analysis.design.methods import decode_inference
@@ -16,8 +18,6 @@ from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.experiment_units import read_experiment_units
 from engine.analysis.report.table import parse_measures
 from engine.analysis.report.table_checks import check_columns
-from engine.analysis.sources.clustered import build_unit_frame, row_centres
-from engine.analysis.sources.covariates import impute_covariates
 from engine.analysis.sources.engines import DuckDB, connect_engine
 from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.log_read_lock import lock_log_for_reading

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
-    from engine.analysis.sources.aggregate import Groups
+    from engine.analysis.aggregates.aggregate import Groups
     from engine.analysis.sources.engines import DuckDB
 
     Counts = Mapping[str, int]

@@ -36,9 +36,9 @@ from engine.analysis.stats.small_arms import arrange_loan, too_few_outcomes, wid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.aggregates.aggregate import Group
+    from engine.analysis.aggregates.quantiles import Quantiles
     from engine.analysis.design.metrics import Measure
-    from engine.analysis.sources.aggregate import Group
-    from engine.analysis.sources.quantiles import Quantiles
     from engine.analysis.stats.small_arms import Shape
 
 

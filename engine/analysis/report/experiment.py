@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.analysis.aggregates.aggregate import Group, Groups, aggregate_groups
+from engine.analysis.aggregates.quantiles import estimate_quantiles
+from engine.analysis.aggregates.strata import family_of, join_thin_slots, poststratify
 from engine.analysis.checks.balance import check_balance, flag_imbalance
 from engine.analysis.checks.count_uncounted import count_uncounted_events
 from engine.analysis.checks.open_windows import refuse_open_windows
@@ -28,13 +31,10 @@ from engine.analysis.report.novelty import daily_effect, novelty_flags
 from engine.analysis.report.quality import exposure_check, exposure_flags
 from engine.analysis.report.segments import NO_SEGMENT, compare_segments
 from engine.analysis.report.verdict import describe_cumulated, leading_variant, recommend
-from engine.analysis.sources.aggregate import Group, Groups, aggregate_groups
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.log import find_end, list_traits
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import Members, metric_values
-from engine.analysis.sources.quantiles import estimate_quantiles
-from engine.analysis.sources.strata import family_of, join_thin_slots, poststratify
 from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.moments import empty_moments
 from engine.analysis.values.customer_cells import count_exposures

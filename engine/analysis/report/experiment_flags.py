@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
+    from engine.analysis.aggregates.aggregate import Groups
     from engine.analysis.design.metrics import Measure
     from engine.analysis.design.question import ExperimentQuestion
     from engine.analysis.report.allocation import Allocation
     from engine.analysis.report.model import Winsorized
-    from engine.analysis.sources.aggregate import Groups
     from engine.analysis.sources.engines import DuckDB
 
     PeriodUnits = Mapping[int, Mapping[str, int]]  # by period of the allocation and variant

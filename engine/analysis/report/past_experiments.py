@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import CROSSED, Group, aggregate_groups
+from engine.analysis.aggregates.clustered import build_unit_frame, row_centres
+from engine.analysis.aggregates.covariates import impute_covariates
+from engine.analysis.aggregates.quantiles import estimate_quantiles
 from engine.analysis.design.log_times import DAY
 from engine.analysis.report.experiment_units import read_experiment_units
 from engine.analysis.report.table import ALL, parse_measures, table_quantiles
 from engine.analysis.report.table_checks import check_columns
-from engine.analysis.sources.aggregate import CROSSED, Group, aggregate_groups
-from engine.analysis.sources.clustered import build_unit_frame, row_centres
-from engine.analysis.sources.covariates import impute_covariates
 from engine.analysis.sources.engines import DuckDB, connect_engine
 from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import metric_values
-from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.bayes import estimate_prior
 from engine.analysis.stats.estimate import Effect, NotEstimable

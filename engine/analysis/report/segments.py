@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.report.model import SegmentEffect, SegmentReport
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.bayes import pool_effects
 from engine.analysis.stats.distributions import chi_square_sf, normal_quantile
 from engine.analysis.stats.effects import group_bound
@@ -23,9 +23,9 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.aggregates.aggregate import Groups
     from engine.analysis.design.methods import Inference
     from engine.analysis.design.metrics import Measure
-    from engine.analysis.sources.aggregate import Groups
     from engine.analysis.stats.moments import Floats
 
 NO_SEGMENT = "(none)"

@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.analysis.aggregates.aggregate import (
+    CROSSED,
+    STRATUM,
+    VARIANT,
+    Group,
+    Groups,
+    aggregate_groups,
+)
+from engine.analysis.aggregates.clustered import build_unit_frame, flag_half_rows, row_centres, unwrap_single_rows
+from engine.analysis.aggregates.covariates import covariate_terms, find_complete_columns, impute_covariates
+from engine.analysis.aggregates.strata import Stratified, poststratify
 from engine.analysis.checks.balance import check_balance, flag_imbalance
 from engine.analysis.checks.ratio_parts import add_ratio_parts
 from engine.analysis.design.methods import Inference, decode_inference
@@ -27,26 +38,15 @@ from engine.analysis.report.table_checks import (
     invalid_shares,
 )
 from engine.analysis.report.verdict import recommend
-from engine.analysis.sources.aggregate import (
-    CROSSED,
-    STRATUM,
-    VARIANT,
-    Group,
-    Groups,
-    aggregate_groups,
-)
-from engine.analysis.sources.clustered import build_unit_frame, flag_half_rows, row_centres, unwrap_single_rows
-from engine.analysis.sources.covariates import covariate_terms, find_complete_columns, impute_covariates
 from engine.analysis.sources.engines import connect_engine, ibis_table
 from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
-from engine.analysis.sources.strata import Stratified, poststratify
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.aggregates.quantiles import Quantiles
     from engine.analysis.sources.engines import Cell, Engine, Table
-    from engine.analysis.sources.quantiles import Quantiles
     from engine.analysis.stats.estimate import NotEstimable
 
 ALL = "all"  # the name of all rows as one variant
@@ -380,7 +380,7 @@ def table_quantiles(source: Engine, plain: Table, variant: str | None, unit: str
     """The quantile of each variant's rows, or of all rows; the rows of units in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    from engine.analysis.sources.quantiles import estimate_quantiles  # noqa: PLC0415 # see _open_table
+    from engine.analysis.aggregates.quantiles import estimate_quantiles  # noqa: PLC0415 # see _open_table
 
     table, column = ibis_table(plain), measure.y.num
     rows = table.select(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from engine.analysis.aggregates.aggregate import CROSSED, STRATUM, VARIANT
+from engine.analysis.aggregates.clustered import LAST, OWN_ENDINGS, UNIT, WITH, count_clustered_rows
+from engine.analysis.aggregates.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
 from engine.analysis.report.quality import exposure_check
 from engine.analysis.report.verdict import EXPOSURE_GATE
-from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT
-from engine.analysis.sources.clustered import LAST, OWN_ENDINGS, UNIT, WITH, count_clustered_rows
-from engine.analysis.sources.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.stats.inference import not_a_share
 from engine.analysis.stats.sequential import asymptotic_multiplier, is_planned_look
@@ -18,11 +18,11 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.aggregates.aggregate import Group
     from engine.analysis.design.methods import Inference
     from engine.analysis.design.metrics import Measure, Term
     from engine.analysis.report.compare import Evidence
     from engine.analysis.report.table import TableQuestion
-    from engine.analysis.sources.aggregate import Group
     from engine.analysis.sources.engines import Engine, Table
     from engine.analysis.stats.estimate import NotEstimable
     from engine.analysis.stats.moments import Moments

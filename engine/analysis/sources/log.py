@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from glob import escape
 from typing import TYPE_CHECKING
 
+from engine.analysis.aggregates.strata import SLOT
 from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, with_added_columns
 from engine.analysis.sources.engines import ibis_table
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
-from engine.analysis.sources.strata import SLOT
 from engine.analysis.sources.traced_traits import Segment, fill_from_traces, unit_reader
 from engine.analysis.values.json_fields import json_kind, json_number, json_text
 from engine.errors import BadInput

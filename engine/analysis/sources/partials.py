@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
-from engine.analysis.sources.aggregate import VARIANT, Group, aggregate_groups
-from engine.analysis.sources.covariates import (
+from engine.analysis.aggregates.aggregate import VARIANT, Group, aggregate_groups
+from engine.analysis.aggregates.covariates import (
     add_imputed,
     covariate_means,
     covariate_terms,

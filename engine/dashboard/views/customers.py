@@ -12,7 +12,7 @@ from engine.dashboard.figures import format_moment, format_money
 from engine.dashboard.tables import DataTable, TableCell, columns_of, moment_cell, share_cell, text_cell
 from engine.dashboard.web import Download, Page, PageAnswer, PageVisit, Redirect, link_to
 from engine.decision.explanation import Explanation, build_explanation
-from engine.decision.gates import GATES
+from engine.decision.gating.gates import GATES
 from engine.decision.staff_view import AgentView, build_agent_view
 from engine.journal.log.export import recent_rows
 from engine.service.decide_body import decode_decide

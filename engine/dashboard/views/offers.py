@@ -22,7 +22,7 @@ from engine.dashboard.tables import (
     text_cell,
 )
 from engine.dashboard.web import Page, PageVisit, link_to
-from engine.decision.gates import GATES
+from engine.decision.gating.gates import GATES
 from engine.errors import StoreUnavailable
 from engine.rehearse.coverage import CoverageCell
 from engine.rehearse.dry_run import DryRun

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from engine.claims.claims import PoolShare
 from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
-from engine.decision.gates import Gate
+from engine.decision.gating.gates import Gate
 from engine.service.metrics.shared_files import share_counters
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)

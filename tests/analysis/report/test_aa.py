@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table
+from engine.analysis.aggregates.quantiles import sample_quantile
 from engine.analysis.checks.random_splits import Rate
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.report.past_experiments import baseline_of_table
-from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 from engine.analysis.stats.power import (

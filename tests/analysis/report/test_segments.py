@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.compare import Evidence
 from engine.analysis.report.segments import compare_segments
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.moments import sample_moments
 from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier

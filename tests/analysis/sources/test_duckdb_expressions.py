@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.analysis.aggregates.aggregate import CROSSED, VARIANT, aggregate_groups
+from engine.analysis.aggregates.clustered import build_unit_frame, row_centres
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.table import analyze_table
-from engine.analysis.sources.aggregate import CROSSED, VARIANT, aggregate_groups
-from engine.analysis.sources.clustered import build_unit_frame, row_centres
 from engine.analysis.sources.engines import DuckDB, connect_engine, ibis_table
 
 NAMES = ('y"', "x's", "the x")

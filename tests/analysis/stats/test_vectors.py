@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import special
 
+from engine.analysis.aggregates.aggregate import Group
+from engine.analysis.aggregates.strata import poststratify
 from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.sample_ratio import chi_square, sequential_ratio
-from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.strata import poststratify
 from engine.analysis.stats import proportions
 from engine.analysis.stats.bayes import (
     Prior,

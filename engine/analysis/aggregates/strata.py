@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.analysis.sources.aggregate import Group
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.stats.moments import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.analysis.sources.aggregate import Groups
+    from engine.analysis.aggregates.aggregate import Groups
     from engine.analysis.stats.moments import Floats
 
     Stratum = Mapping[str, Group]  # by variant

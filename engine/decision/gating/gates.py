@@ -1,27 +1,21 @@
-"""Gates: the reasons for which an offer may not be shown to a customer now.
+"""The gates: each with the rule that closes offers, its meaning, and the words for staff.
 
 `GATES` lists them in the order in which they are asked; an offer is closed by the first that closes it. To add a gate,
 add its name to `Gate` and its rule to `GATES`. A rule works on the bits of a whole collection of offers, so that its
 cost follows what the index finds and not the number of offers; a rule that reads names looks them up with
 `OfferIndex.named`.
-
-A rule that raises an error is an error of the engine, and closes only the offers for which it does: they are asked one
-by one then, and each failure is returned with what passes.
 """
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from itertools import product
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, Protocol
 
 import msgspec
 
-from engine.catalog.plan.features import Context
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
-from engine.catalog.plan.places import NOWHERE, Vicinity
 from engine.catalog.plan.plan import Offer
-from engine.customer import Counts, Profile, has_consented
-from engine.decision.windows import NO_ZONES, FormerZones, is_cap_reached, is_suppressed
-from policies.batches import Floats
+from engine.customer import has_consented
+from engine.decision.gating.facts import Facts
+from engine.decision.windows import is_cap_reached, is_suppressed
 
 Gate = Literal[
     "dates",
@@ -42,54 +36,6 @@ Gate = Literal[
     "failed",
 ]
 """Why an offer is no candidate; `GATES` says what each one means."""
-
-Pools = Mapping[str, float]
-"""The rest of stocks and budgets that are low, by `stock:SKU`, `shelf:PLACE/SKU` and `budget:OFFER`."""
-Prices = Mapping[str, float]
-"""Shadow prices of scarce offers by the offer's key: the cost of one more showing to the other customers."""
-NOTHING: Counts = {}
-FULL: Pools = {}
-FREE: Prices = {}
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
-
-    `former` are the customer's zones before `zone`. `vicinity` are the shop's places around the request. No gate reads
-    `short` and `reserved`, known after a draw. `is_silenced` says that the shop's `suppress` holds for the customer.
-    `vectors` has the context and the vector by the layouts of the featurizers that read them: placements with the same
-    features share them.
-    """
-
-    profile: Profile
-    attributes: Mapping[str, object]
-    channel: str
-    now: float
-    zone: str
-    counts: Counts = NOTHING
-    former: FormerZones = NO_ZONES
-    pools: Pools = FULL
-    prices: Prices = FREE
-    is_silenced: bool = False
-    vicinity: Vicinity = NOWHERE
-    short: Pools = FULL
-    reserved: Mapping[str, str] = {}
-    vectors: dict[tuple[Hashable, Hashable], tuple[Context, Floats]] = msgspec.field(default_factory=dict)
-
-
-class GateFailure(NamedTuple):
-    """An error that a gate raised for one offer, or a moment's own condition for the moment."""
-
-    gate: Gate
-    candidate: str
-    error: Exception
-
-
-class Passing(NamedTuple):
-    """The offers that may be shown, as bits of their index, and the gates that failed on other offers."""
-
-    bits: Bits
-    failures: Sequence[GateFailure] = ()
 
 
 class OfferCollection(Protocol):
@@ -119,39 +65,6 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     meaning: str
     for_staff: str
     given: Literal["counts", "silenced", "pools", "shown"] | None = None
-
-
-def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> Passing:
-    """The offers that no gate closes."""
-    passing = collection.index.everything
-    failures: list[GateFailure] = []
-    for gate, closes in _CLOSING[bool(facts.counts), facts.is_silenced, bool(facts.pools), bool(shown)]:
-        try:
-            # `a ^ (a & b)` is `a & ~b` without the complement, which costs several times as much of 100,000 offers.
-            if closed := closes(collection, facts, shown, passing):
-                passing ^= passing & closed
-        except Exception:  # noqa: BLE001 (it closes the offers that raise it; the caller reports it)
-            closed, failed = _close_one_by_one(gate, collection, facts, shown, passing)
-            passing &= ~closed
-            failures += failed
-    return Passing(passing, failures)
-
-
-def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> dict[str, Gate]:
-    """The gate that closed each offer, by the offer's key; for a trace, beside `passing_offers`."""
-    index = collection.index
-    passing = index.everything
-    closed: dict[str, Gate] = {}
-    for gate, closes in _CLOSING[bool(facts.counts), facts.is_silenced, bool(facts.pools), bool(shown)]:
-        try:
-            closing = closes(collection, facts, shown, passing) & passing
-            failed: list[GateFailure] = []
-        except Exception:  # noqa: BLE001 (`passing_offers` returned it)
-            closing, failed = _close_one_by_one(gate, collection, facts, shown, passing)
-        closed.update({index.keys[place]: gate for place in set_places(closing)})
-        closed.update({failure.candidate: "failed" for failure in failed})
-        passing &= ~closing
-    return closed
 
 
 def is_capped(offer: Offer, facts: Facts) -> bool:
@@ -248,6 +161,27 @@ def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collecti
     return closed
 
 
+def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
+    """The offers whose limits read a counter that is above zero for this customer."""
+    limited, counters, counts = 0, collection.index.named("counter"), facts.counts
+    # By the shorter of the two: a page may have many placements, and a customer met many offers.
+    for counter in counters if len(counters) < len(counts) else counts:
+        if counter in counts:
+            limited |= counters.get(counter, 0)
+    return limited
+
+
+def _short_of(collection: OfferCollection, facts: Facts, kind: str, passing: Bits) -> Bits:
+    """The offers that need more of a pool of this kind than it has left."""
+    closed, needing = 0, collection.index.named("pool")
+    for pool, left in facts.pools.items():
+        if pool.startswith(kind):
+            for place in set_places(passing & needing.get(pool, 0)):
+                if not collection.offers[place].limits.is_enough(pool, left, facts.channel):
+                    closed |= 1 << place
+    return closed
+
+
 GATES: Mapping[Gate, GateRule] = {
     "dates": GateRule(
         closes=_outside_dates,
@@ -338,54 +272,3 @@ GATES: Mapping[Gate, GateRule] = {
     ),
 }
 """Every gate, in the order in which they are asked; the last four are decided after or beside the others."""
-
-
-def _asked_gates(*, counts: bool, silenced: bool, pools: bool, shown: bool) -> tuple[tuple[Gate, ClosedOffers], ...]:
-    """The gates that may close an offer where the facts have these."""
-    facts = {"counts": counts, "silenced": silenced, "pools": pools, "shown": shown}
-    given = {None, *(name for name, has in facts.items() if has)}
-    return tuple((gate, rule.closes) for gate, rule in GATES.items() if rule.closes and rule.given in given)
-
-
-_CLOSING = {
-    has: _asked_gates(counts=has[0], silenced=has[1], pools=has[2], shown=has[3])
-    for has in product((False, True), repeat=4)
-}
-"""The gates to ask by whether there are counts, a silence, low pools, and offers that are shown elsewhere."""
-
-
-def _close_one_by_one(
-    gate: Gate, collection: OfferCollection, facts: Facts, shown: Collection[str], passing: Bits
-) -> tuple[Bits, list[GateFailure]]:
-    """The offers that a gate closes when it fails on some: it is run per offer, and a failure closes the offer."""
-    closes = GATES[gate].closes
-    closed, failures = 0, []
-    for place in set_places(passing):
-        bit = 1 << place
-        try:
-            closed |= closes(collection, facts, shown, bit) & bit if closes is not None else 0
-        except Exception as error:  # noqa: BLE001 (it closes this offer; the caller reports it)
-            closed |= bit
-            failures.append(GateFailure(gate, collection.index.keys[place], error))
-    return closed, failures
-
-
-def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
-    """The offers whose limits read a counter that is above zero for this customer."""
-    limited, counters, counts = 0, collection.index.named("counter"), facts.counts
-    # By the shorter of the two: a page may have many placements, and a customer met many offers.
-    for counter in counters if len(counters) < len(counts) else counts:
-        if counter in counts:
-            limited |= counters.get(counter, 0)
-    return limited
-
-
-def _short_of(collection: OfferCollection, facts: Facts, kind: str, passing: Bits) -> Bits:
-    """The offers that need more of a pool of this kind than it has left."""
-    closed, needing = 0, collection.index.named("pool")
-    for pool, left in facts.pools.items():
-        if pool.startswith(kind):
-            for place in set_places(passing & needing.get(pool, 0)):
-                if not collection.offers[place].limits.is_enough(pool, left, facts.channel):
-                    closed |= 1 << place
-    return closed

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import Group
 from engine.analysis.design.metrics import Term
-from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.moments import Moments
 
 if TYPE_CHECKING:

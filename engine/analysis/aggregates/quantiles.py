@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import aggregate_groups
 from engine.analysis.design.metrics import Measure, Term
-from engine.analysis.sources.aggregate import aggregate_groups
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import NotEstimable
 from engine.analysis.stats.inference import Arm, estimate_arm

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.aggregates.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, pilot_means
 from engine.analysis.design.metrics import Term
-from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, pilot_means
 from engine.analysis.stats.moments import Moments
 
 if TYPE_CHECKING:
