@@ -165,9 +165,7 @@ def test_files_are_short_and_rooms_are_small() -> None:
 
 
 WORDS = re.compile(r"\b(told|said|anew|whom|heard|had better|be had)\b", re.IGNORECASE)
-QUOTED: dict[str, str] = {
-    "engine/learn/state.sql": "`told` is a column of files that exist",
-}
+QUOTED: dict[str, str] = {}
 """Lines in which such a word is a person's or a stored field's, by file, with the reason."""
 
 

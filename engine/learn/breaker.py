@@ -5,7 +5,7 @@ customer in a guarded experiment, by the clock of the streams, in the tables of 
 
     assigned by chance     a row in `under_guard`; its window begins with the decision and lasts the metric's, an hour
                            at most, which is long enough for acute harm
-    an event of the metric within the window   added to the row, once by message id (`guard_heard`)
+    an event of the metric within the window   added to the row, once by message id (`guard_messages`)
     `GRACE` after the window                   the outcome is final: added to the sequential test in `evidence`
     the test crosses its level                 a row in `trips`, an event in the log; the test starts over
 
@@ -212,7 +212,7 @@ class Breaker:
         order = order_id(properties) if event.event in PURCHASES else ""
         # An order counts once, however many messages report it. A message id holds no NUL.
         message = blake2b((f"\0{order}" if order else event.message_id).encode(), digest_size=8).digest()
-        insert = "INSERT OR IGNORE INTO guard_heard VALUES (?, ?, ?, ?, ?)"
+        insert = "INSERT OR IGNORE INTO guard_messages VALUES (?, ?, ?, ?, ?)"
         if self._db.execute(insert, (*place, begun, message, ended)).rowcount:
             self._db.execute(
                 "UPDATE under_guard SET value = value + ? WHERE experiment = ? AND metric = ? AND customer = ?",
@@ -230,7 +230,7 @@ class Breaker:
     def _test_outcomes(self, until: float) -> list[Trip]:
         """Add the outcomes that became final by `until` to their tests; trip what a test decides."""
         # `ended <= ?` alone can use the index, `ended + ?` says what is meant.
-        self._db.execute("DELETE FROM guard_heard WHERE ended <= ? AND ended + ? <= ?", (until, GRACE, until))
+        self._db.execute("DELETE FROM guard_messages WHERE ended <= ? AND ended + ? <= ?", (until, GRACE, until))
         final = self._db.execute(
             "SELECT experiment, metric, variant, value, customer, ended FROM under_guard "
             "WHERE NOT known AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",

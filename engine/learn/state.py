@@ -41,6 +41,7 @@ def state_path(data: Path, owned: Sequence[int] | None) -> Path:
 
 
 _BEFORE = "pending_before"
+_GUARD_BEFORE = "guard_heard"
 _ADDED = {
     "pending": (
         ("amount REAL NOT NULL DEFAULT 0", "reward"),
@@ -75,6 +76,7 @@ class State:
         self.db = sqlite3.connect(path, isolation_level=None)
         self._set_pending_aside()
         self._name_published()
+        self._rename_guard_messages()
         self.db.executescript(_SCHEMA)
         self._add_columns()
         self._take_pending_over()
@@ -213,6 +215,13 @@ class State:
             for index in ("pending_of_customer", "pending_by_customer", "pending_by_due"):
                 self.db.execute(f"DROP INDEX IF EXISTS {index}")
             self.db.execute(f"ALTER TABLE pending RENAME TO {_BEFORE}")
+
+    def _rename_guard_messages(self) -> None:
+        """Rename the table `guard_messages`, which has another name in earlier releases."""
+        if self.db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_GUARD_BEFORE]).fetchone():
+            with self.transaction():
+                self.db.execute(f"DROP INDEX IF EXISTS {_GUARD_BEFORE}_ended")
+                self.db.execute(f"ALTER TABLE {_GUARD_BEFORE} RENAME TO guard_messages")
 
     def _name_published(self) -> None:
         """Rename the last column of `trips`, which has another name in earlier releases."""

@@ -106,7 +106,7 @@ CREATE TABLE IF NOT EXISTS under_guard (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS under_guard_ended ON under_guard (ended) WHERE NOT known;
 -- Messages that counted within open windows, so that a repeated one does not; `begun` stands for the customer.
-CREATE TABLE IF NOT EXISTS guard_heard (
+CREATE TABLE IF NOT EXISTS guard_messages (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,
   begun REAL NOT NULL,
@@ -114,7 +114,7 @@ CREATE TABLE IF NOT EXISTS guard_heard (
   ended REAL NOT NULL,
   PRIMARY KEY (experiment, metric, begun, message)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS guard_heard_ended ON guard_heard (ended);
+CREATE INDEX IF NOT EXISTS guard_messages_ended ON guard_messages (ended);
 -- The sequential tests, as JSON.
 CREATE TABLE IF NOT EXISTS evidence (
   experiment TEXT NOT NULL,

@@ -244,7 +244,7 @@ def test_the_traits_a_condition_reads() -> None:
     ],
 )
 def test_every_mistake_has_its_place_and_rule(condition: Any, path: str, rule: str) -> None:
-    (problem,) = condition_problems(condition, groups=["staff"])
+    (problem,) = condition_problems(condition)
     assert (problem.path, problem.rule) == (path, rule)
     assert problem.remedy
 
@@ -278,4 +278,4 @@ def test_a_malformed_condition_matches_nobody(condition: Any) -> None:
     ],
 )
 def test_a_good_condition_has_no_problem(condition: dict[str, Any]) -> None:
-    assert condition_problems(condition, groups=["staff"]) == []
+    assert condition_problems(condition) == []

@@ -100,9 +100,9 @@ def is_text_trait(name: str) -> bool:
     return _TEXT_TRAITS.search(name) is not None
 
 
-def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
-    """Every mistake in `condition`; with `groups`, also every group that is not among them."""
-    return list(_check_document(condition, "", groups))
+def condition_problems(condition: object) -> list[ConditionProblem]:
+    """Every mistake in `condition`."""
+    return list(_check_document(condition, ""))
 
 
 def is_operators(value: object) -> bool:
@@ -120,7 +120,7 @@ def _join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
-def _check_document(condition: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_document(condition: object, path: str) -> Iterator[ConditionProblem]:
     """Yield the mistakes of a condition or of a part of one."""
     if not isinstance(condition, Mapping):
         yield ConditionProblem(path, condition, "is not a condition", "write 'trait: value' or 'trait: {$gte: 2}'")
@@ -128,9 +128,9 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
     for key, value in condition.items():
         inner = _join(path, key)
         if key == "$not":
-            yield from _check_document(value, inner, groups)
+            yield from _check_document(value, inner)
         elif key in LOGICAL:
-            yield from _check_alternatives(key, value, inner, groups)
+            yield from _check_alternatives(key, value, inner)
         elif key == "$segment":
             names = value if isinstance(value, list | tuple) else (value,)
             if not all(isinstance(name, str) for name in names):
@@ -142,7 +142,7 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
                 inner, key, "is not an operator", _suggest_name(key, (*LOGICAL, "$segment", *OPERATORS))
             )
         else:
-            yield from _check_value(value, inner, groups)
+            yield from _check_value(value, inner)
             if is_text_trait(str(key)):
                 yield from _check_text_trait(value, inner)
             if _FLAG_TRAITS.match(str(key)):
@@ -179,9 +179,7 @@ def _check_flag_trait(value: object, path: str) -> Iterator[ConditionProblem]:
             yield ConditionProblem(place, one, "is neither true nor false, which this trait is", f"write {meant}")
 
 
-def _check_alternatives(
-    key: str, value: object, path: str, groups: Collection[str] | None
-) -> Iterator[ConditionProblem]:
+def _check_alternatives(key: str, value: object, path: str) -> Iterator[ConditionProblem]:
     """Yield the mistakes in the list of a `$and`, `$or` or `$nor`."""
     if not isinstance(value, list | tuple):
         yield ConditionProblem(path, value, "is not a list of conditions", f"write '{key}: [{{…}}, {{…}}]'")
@@ -190,16 +188,16 @@ def _check_alternatives(
         matches = "everyone" if key == "$or" else "nobody"
         yield ConditionProblem(path, value, f"is an empty list, which matches {matches}", f"fill or remove {key}")
     for index, part in enumerate(value):
-        yield from _check_document(part, f"{path}[{index}]", groups)
+        yield from _check_document(part, f"{path}[{index}]")
 
 
-def _check_value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_value(value: object, path: str) -> Iterator[ConditionProblem]:
     """Yield the mistakes in a trait's required value; a plain value has none."""
     if not isinstance(value, Mapping):
         return
     if is_operators(value):
         for name, operand in value.items():
-            yield from _check_operand(str(name), operand, _join(path, name), groups)
+            yield from _check_operand(str(name), operand, _join(path, name))
     elif not value:
         yield ConditionProblem(path, value, "is empty and matches only an empty mapping", "name a value or an operator")
     elif any(str(key).startswith("$") for key in value):
@@ -216,22 +214,18 @@ def _check_value(value: object, path: str, groups: Collection[str] | None) -> It
             yield ConditionProblem(_join(path, name), name, rule, f"write '${name}'")
 
 
-def _check_operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_operand(name: str, operand: object, path: str) -> Iterator[ConditionProblem]:
     """Yield the mistakes of one operator and its operand."""
     if name not in OPERATORS:
         yield ConditionProblem(path, name, "is not an operator", _suggest_name(name, OPERATORS))
     elif name in {"$not", "$size"}:
-        yield from _check_value(operand, path, groups)
+        yield from _check_value(operand, path)
         if name == "$size" and not is_operators(operand) and not _is_number(operand):
             yield ConditionProblem(path, operand, "is not a number", "write how many items, or '{$gte: 2}'")
     elif name == "$elemMatch":
-        yield from (
-            _check_value(operand, path, groups) if is_operators(operand) else _check_document(operand, path, groups)
-        )
+        yield from (_check_value(operand, path) if is_operators(operand) else _check_document(operand, path))
     elif name in _PATTERNS:
         yield from _check_pattern(operand, path)
-    elif name in _GROUPS and groups is not None and isinstance(operand, str) and operand not in groups:
-        yield ConditionProblem(path, operand, "is not a group", _suggest_name(operand, groups))
     else:
         for names, accepts, rule, remedy in _OPERANDS:
             if name in names and not accepts(operand):
