@@ -137,7 +137,7 @@ def test_a_message_that_comes_again_counts_once_for_a_guardrail(shop: Any) -> No
     shop.pass_time(3 * 3600)
     shop.learn()
     with closing(State(state_path(shop.settings.data, None))) as state:
-        assert state.db.execute("SELECT count(*) FROM guard_heard").fetchone() == (0,)
+        assert state.db.execute("SELECT count(*) FROM guard_messages").fetchone() == (0,)
 
 
 def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:

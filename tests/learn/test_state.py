@@ -93,12 +93,9 @@ def test_a_learner_that_died_as_it_took_the_decisions_over_loses_none(state: Sta
         assert not again.db.execute("SELECT * FROM sqlite_master WHERE name = 'pending_before'").fetchall()
 
 
-def test_messages_counted_by_guards_before_a_table_was_renamed_stay_counted(state: State) -> None:
-    state.db.execute("INSERT INTO guard_messages VALUES ('e', 'm', 1.0, x'00', 2.0)")
-    state.db.execute("DROP INDEX guard_messages_ended")
-    state.db.execute("ALTER TABLE guard_messages RENAME TO guard_heard")
-    with closing(State(state.path)) as again:
-        assert again.db.execute("SELECT * FROM guard_messages").fetchall() == [("e", "m", 1.0, b"\0", 2.0)]
+def test_messages_that_guards_counted_are_read_from_the_table_of_before(state: State) -> None:
+    counted = state.db.execute("SELECT * FROM guard_messages").fetchall()
+    assert counted == [("bold", "click", T0, b"12345678", T0 + 3600)]
 
 
 def test_early_arrivals_merges_and_the_outbox_are_read(state: State) -> None:

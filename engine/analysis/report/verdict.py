@@ -202,7 +202,7 @@ def _winner(winners: Sequence[MetricReport], metrics: Sequence[MetricReport], in
     change = f"More units narrow {open_guard.metric}'s interval."
     if not open_guard.margin:
         risk = "is worse by its own interval, though not by the one that all guardrails share"
-        change = f"{open_guard.metric}'s own interval reaching zero would clear it; the shared one beyond zero would stop it."
+        change = f"{open_guard.metric}'s own interval reaching zero would clear it, the shared one beyond zero stop it."
     why = (
         f"{best.variant} is better than control on {best.metric}, {interval_text(best)}, but {open_guard.metric} "
         f"{risk}: {interval_text(open_guard)}"
