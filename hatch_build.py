@@ -24,7 +24,7 @@ COMPILED = (
     "engine/catalog/conditions/js_coercion.py",
     "engine/catalog/plan/features.py",
     "engine/catalog/plan/channel_experiments.py",
-    "engine/catalog/plan/offer_index.py",
+    "engine/catalog/plan/indexing/*.py",
     "engine/catalog/plan/plan.py",
     "engine/customer.py",
     "engine/customers/redis/keys.py",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import demo, embedded
+from engine import embedded
 from engine.analysis import policy_report
 from engine.analysis.planvalue.line_values import value_plan
 from engine.analysis.planvalue.shown_rows import read_shown_log
@@ -21,6 +21,7 @@ from engine.catalog import load_plan
 from engine.cli.app import err, out
 from engine.errors import BadInput
 from engine.settings import from_environment
+from engine.traffic import demo
 
 ROOT = Path(__file__).parents[1]
 

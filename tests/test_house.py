@@ -119,8 +119,8 @@ EVENTS = {
     vocabulary.MERGED,
 }
 EXAMPLES = {
-    "engine/demo.py": "plays a storefront, which sends events by name",
-    "engine/obd_replay.py": "plays a storefront and reads the columns of the Open Bandit Dataset",
+    "engine/traffic/demo.py": "plays a storefront, which sends events by name",
+    "engine/traffic/obd_replay.py": "plays a storefront and reads the columns of the Open Bandit Dataset",
     "engine/service/endpoints/operations.py": "examples of the API's documentation",
     "engine/customer.py": "`complaint` is a field of the profile",
     "engine/analysis/offpolicy/logged_choices.py": "`click` is a column of the Open Bandit Dataset",

@@ -7,8 +7,8 @@ import pytest
 
 from engine.catalog import load_plan
 from engine.errors import BadInput
-from engine.obd_replay import PLACEMENT, matches_needed, read_rounds, replay_obd, write_plan
 from engine.settings import Settings
+from engine.traffic.obd_replay import PLACEMENT, matches_needed, read_rounds, replay_obd, write_plan
 
 ROUNDS = 400
 ITEMS = 3

@@ -61,7 +61,7 @@ def replay(
     require_extras("counterpoint replay", "embedded", "analysis")
     from tempfile import TemporaryDirectory
 
-    from engine.obd_replay import render_replay, replay_obd
+    from engine.traffic.obd_replay import render_replay, replay_obd
     from engine.up import stop_on_signals
 
     log_to_stderr()

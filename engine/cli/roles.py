@@ -240,7 +240,7 @@ def demo(
 ) -> int:
     """Run a simulated shop: traffic over HTTP, learning, reports. Then serve on, unless --once."""
     require_extras("counterpoint demo", "embedded", "analysis")
-    from engine.demo import run_demo
+    from engine.traffic.demo import run_demo
     from engine.up import stop_on_signals
 
     if customers < 1:

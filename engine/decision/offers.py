@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.catalog.plan.creatives import DrawnCreative
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.offer_index import Bits, places_of, set_places
+from engine.catalog.plan.indexing.bits import Bits, places_of, set_places
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price

@@ -27,9 +27,9 @@ from engine.catalog.plan.plan import Plan
 from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
-from engine.learn.breaker import Breaker, guardrail_tests, trip_event
-from engine.learn.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.early_arrivals import EarlyArrivals, load_batch
+from engine.learn.guarding.breaker import Breaker, guardrail_tests, trip_event
+from engine.learn.guarding.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.join import Join
 from engine.learn.merge_streams import (
     Stamped,

@@ -24,7 +24,7 @@ import structlog
 
 from engine.errors import StoreUnavailable
 from engine.journal.stream import Progress
-from engine.learn.breaker import GRACE
+from engine.learn.guarding.breaker import GRACE
 from engine.learn.teach import Learnt
 from policies import dump_policy, load_policy
 from policies.examination import PositionSums

@@ -15,7 +15,8 @@ from engine.catalog.check.load import build_specs, load_specs, read_folder
 from engine.catalog.check.warnings import find_warnings
 from engine.catalog.feeds import rows
 from engine.catalog.plan.compile import compile_plan
-from engine.catalog.plan.offer_index import FEW_OFFERS, IndexedOffer, build_offer_index, set_places
+from engine.catalog.plan.indexing.bits import FEW_OFFERS, set_places
+from engine.catalog.plan.indexing.offer_index import IndexedOffer, build_offer_index
 from engine.customer import Consent, CustomerIds, Profile, Trait
 from engine.decision.decision import DecideRequest, Decision, decide
 from engine.errors import CatalogError

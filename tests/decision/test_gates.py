@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 
 from engine.catalog import Plan, load_plan
-from engine.catalog.plan.offer_index import set_places
+from engine.catalog.plan.indexing.bits import set_places
 from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.decision import DecideOptions, DecideRequest, decide
 from engine.decision.gating.facts import Facts

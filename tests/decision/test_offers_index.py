@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.offer_index import IndexedOffer, build_offer_index, set_places
+from engine.catalog.plan.indexing.bits import set_places
+from engine.catalog.plan.indexing.offer_index import IndexedOffer, build_offer_index
 
 VALUES: list[Any] = [None, True, False, 0, 1, 2.5, -1, float("inf"), "", "DE", "AT", "null", "1", "2.5", "x"]
 VALUES += [["DE", "FR"], [1, 2], [], {"DE": 1}]

@@ -12,7 +12,7 @@ import pytest
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideOptions, DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
-from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
+from engine.learn.guarding.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.state import State, state_path
 from engine.snapshots.follow import Follower
 from engine.snapshots.publish import close_breaker, open_breakers

@@ -8,7 +8,7 @@ import pytest
 
 from engine import keyspace
 from engine.journal.records import EventRecord
-from engine.learn.change_detection import MOST_SPANS, RewardHistory
+from engine.learn.guarding.change_detection import MOST_SPANS, RewardHistory
 
 MINUTE, DAY = 60.0, 86_400.0
 

@@ -11,8 +11,9 @@ import pytest
 
 from engine.journal.records import EventRecord, ExposureRecord, QuarantineRecord, RewardRecord, decode
 from engine.journal.stream import Mark, Progress
-from engine.learn.change_detection import ChangeDetector
 from engine.learn.early_arrivals import EarlyArrivals
+from engine.learn.guarding.change_detection import ChangeDetector
+from engine.learn.guarding.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.pending import (
     CLOSED,
     NO_OFFER,
@@ -25,7 +26,6 @@ from engine.learn.pending import (
     Pending,
     PendingStore,
 )
-from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.state import State
 from policies import BetaThompson, Pacing
 

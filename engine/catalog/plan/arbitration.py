@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.catalog.conditions.compile import Predicate
-from engine.catalog.plan.offer_index import Bits
+from engine.catalog.plan.indexing.bits import Bits
 
 
 @dataclass(frozen=True, slots=True)

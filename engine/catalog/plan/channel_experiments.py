@@ -3,7 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-from engine.catalog.plan.offer_index import IndexedOffer, Layer, LayerSlots, build_offer_index
+from engine.catalog.plan.indexing.layers import Layer, LayerSlots
+from engine.catalog.plan.indexing.offer_index import IndexedOffer, build_offer_index
 from engine.catalog.plan.plan import FOREVER, ChannelExperiments, Experiment
 from engine.catalog.spec.units import Unit
 

@@ -22,8 +22,8 @@ from engine.catalog.plan.compile_offers import (
 )
 from engine.catalog.plan.compile_traits import begins, cancels, compile_traits
 from engine.catalog.plan.features import Featurizer
+from engine.catalog.plan.indexing.layers import Layer
 from engine.catalog.plan.limits import zoned_counters
-from engine.catalog.plan.offer_index import Layer
 from engine.catalog.plan.peer_hashing import peer_place
 from engine.catalog.plan.places import PLACE_NAMES, compile_places
 from engine.catalog.plan.plan import (

@@ -12,9 +12,9 @@ from engine.catalog.plan.arbitration import Arbitration, ContextWeight
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior, weighed_traits
 from engine.catalog.plan.compile_traits import begins, cancels, compile_trigger
 from engine.catalog.plan.creatives import CREATIVES, compile_creatives, creative_arm, creatives_of
+from engine.catalog.plan.indexing.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.languages import Rendering, split_languages
 from engine.catalog.plan.limits import compile_limits, events_by_scope
-from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
     FOREVER,
     Moment,

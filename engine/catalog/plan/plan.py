@@ -12,9 +12,11 @@ from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.arbitration import Arbitration
 from engine.catalog.plan.creatives import NO_CREATIVES, Creative
 from engine.catalog.plan.features import Featurizer
+from engine.catalog.plan.indexing.bits import Bits, set_places
+from engine.catalog.plan.indexing.layers import Layer, LayerSlots
+from engine.catalog.plan.indexing.offer_index import OfferIndex
 from engine.catalog.plan.languages import NO_LANGUAGES, Rendering
 from engine.catalog.plan.limits import Limits
-from engine.catalog.plan.offer_index import Bits, Layer, LayerSlots, OfferIndex, set_places
 from engine.catalog.plan.places import Places
 from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec

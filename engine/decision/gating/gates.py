@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
+from engine.catalog.plan.indexing.bits import Bits, set_places
+from engine.catalog.plan.indexing.offer_index import OfferIndex
 from engine.catalog.plan.plan import Offer
 from engine.customer import has_consented
 from engine.decision.gating.facts import Facts

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from engine.catalog.plan.offer_index import Bits, set_places
+from engine.catalog.plan.indexing.bits import Bits, set_places
 from engine.decision.gating.facts import Facts
 from engine.decision.gating.gates import GATES, ClosedOffers, Gate, OfferCollection
 

@@ -31,9 +31,9 @@ from engine.catalog.plan.plan import Experiment, Plan
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.metrics import MetricSpec
 from engine.journal.records import EventRecord, UntracedDecision
+from engine.learn.guarding.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, decode_properties, metric_amount
-from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.metric_kinds import METRIC_KINDS
 from engine.orders import CENTS, order_id
 from engine.vocabulary import MERGED, PURCHASES, names_of_same_event
