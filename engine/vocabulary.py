@@ -16,7 +16,7 @@ VISIT_GAP: Final = 1_800.0
 PURCHASE: Final = "purchase"
 PURCHASES: Final = frozenset((PURCHASE, "order_completed", "order_placed"))
 """An order was placed: adds revenue and points, ends cart and step."""
-REFUNDS: Final = frozenset(("refund", "order_refunded", "return"))
+REFUNDS: Final = frozenset(("refund", "order_refunded", "order_cancelled", "order_canceled", "return"))
 """An order, or a part of it, was taken back: subtracts revenue, points and reward."""
 POINTS_REDEEMED: Final = "points_redeemed"
 
@@ -63,6 +63,24 @@ CART_CLEARED: Final = "cart_cleared"
 CONVERSATION_CLOSED: Final = "conversation_closed"
 MERGED: Final = "$merge"
 """The engine's own event in the log: two profiles were merged into one customer."""
+
+MEANINGFUL: Final = frozenset(
+    (
+        *(*PURCHASES, *REFUNDS, *COMPLAINTS, *CONSENTS, *QUESTIONS),
+        *(POINTS_REDEEMED, CLICK, REDEMPTION, REFUSED, IGNORED, CART_UPDATED, CART_CLEARED, CONVERSATION_CLOSED),
+    )
+)
+"""The events that the engine reads something from; any other name is the shop's own, for metrics and moments."""
+MEANT_EVENTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("order", "sale", "transaction"), PURCHASE),
+    **dict.fromkeys(("ordercreated", "ordersubmitted"), "order_placed"),
+    **dict.fromkeys(("orderpaid", "checkoutcompleted", "purchasecompleted"), "order_completed"),
+    **dict.fromkeys(("refunded", "refundissued"), "refund"),
+    **dict.fromkeys(("returned", "orderreturned"), "return"),
+    "clicked": CLICK,
+    "redeemed": REDEMPTION,
+}
+"""Names of other systems in small letters and digits, with the name that has this meaning here."""
 
 EXPERIMENT_PAUSED: Final = "experiment_paused"
 EXPERIMENT_RESUMED: Final = "experiment_resumed"

@@ -24,7 +24,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "1"))
 AT_ONCE = 10_000
 """Customers of one shop."""
 PURCHASES = ("purchase", "order_completed", "order_placed")
-REFUNDS = ("refund", "order_refunded", "return")
+REFUNDS = ("refund", "order_refunded", "order_cancelled", "order_canceled", "return")
 SHOP = {
     "offers": {"a": {}, "b": {}},
     "placements": {

@@ -167,6 +167,9 @@ def _compile_rules(specs: Specs) -> ProfileRules:
         amounts=usual.amounts
         | {metric.value for metric in metrics.metrics if metric.value and METRIC_KINDS[metric.kind].is_money},
         measured=_measured_properties(metrics.metrics),
+        named_events=frozenset(
+            name for metric in metrics.metrics for name in (*metric.events, metric.denominator) if name is not None
+        ),
         computed=compile_traits(specs),
     )
 

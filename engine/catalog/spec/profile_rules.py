@@ -23,8 +23,9 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `compile_placeholders` returns them. The last times of `watched_events`, which moments read, are
     stored however many other events a customer has, besides those of the `recent_limit` newest others. The properties
     `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`. `measured` are, by
-    event, the properties that metrics read as numbers. `computed` are the
-    shop's own traits. Without the consent `profiling`, where it is set, decisions use no history.
+    event, the properties that metrics read as numbers. `named_events` are all that
+    metrics name. `computed` are the shop's own traits. Without the consent `profiling`, where it is set, decisions use
+    no history.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -57,6 +58,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rates: dict[str, float] = {}
     amounts: frozenset[str] = frozenset(("revenue",))
     measured: dict[str, frozenset[str]] = {}
+    named_events: frozenset[str] = frozenset()
     computed: TraitRules = NO_TRAITS
     profiling: str | None = None
 

@@ -27,6 +27,8 @@ from engine.vocabulary import (
     COMPLAINTS,
     CONSENTS,
     DAY,
+    MEANINGFUL,
+    MEANT_EVENTS,
     PURCHASES,
     QUESTIONS,
     REFUNDS,
@@ -48,6 +50,10 @@ MEANT = {
     "user": "user_id",
 }
 """Names of other systems, and the field that has the same meaning here."""
+
+SIMILAR = 0.88
+"""The least similarity, from 0 to 1, of an event's name with one that has a meaning, for a warning."""
+USUAL = ProfileRules()
 
 _DECISION_ID = re.compile(r"[0-9a-f]{12}[0-9a-fpr][0-9a-f]{19}([0-9a-f]{8})?")
 """A decision id, alone or with the tag of its customer; `engine.service.ids` makes both."""
@@ -96,14 +102,9 @@ def unknown_field_warnings(names: Iterable[str]) -> list[str]:
     return [f"{name:.40}: is not a field of an event and was left out{_suggest(name)}" for name in names]
 
 
-def event_warnings(
-    event: Event, channels: Collection[str], measured: Mapping[str, Collection[str]] | None = None
-) -> list[str]:
-    """The warnings about an event's parts that are ignored.
-
-    `channels` are those of the plan, `measured` the properties that its metrics read as numbers, by event.
-    """
-    warnings = []
+def event_warnings(event: Event, channels: Collection[str], rules: ProfileRules = USUAL) -> list[str]:
+    """The warnings about an event's parts that are ignored; `channels` are those of the plan."""
+    warnings = _name_warnings(event, rules)
     if event.channel and event.channel not in channels:
         near = get_close_matches(event.channel, channels, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the plan has {', '.join(sorted(channels))}"
@@ -117,7 +118,7 @@ def event_warnings(
         return warnings + _trait_warnings(event.traits)
     if event.traits:
         warnings.append("traits: only an identify has traits, so they were left out; send an identify beside it")
-    return warnings + _property_warnings(event) + _measure_warnings(event, measured or {})
+    return warnings + _property_warnings(event) + _measure_warnings(event, rules.measured)
 
 
 def limit_warnings(found: ResolvedIdentity) -> list[str]:
@@ -192,6 +193,26 @@ def _property_warnings(event: Event) -> list[str]:
                 "stands in its place; send what another channel needs of it"
             )
     return warnings
+
+
+def _name_warnings(event: Event, rules: ProfileRules) -> list[str]:
+    """The warning about a name that nothing reads, and that resembles one with a meaning."""
+    name = event.event or ""
+    if event.type == "identify" or name in MEANINGFUL or name in rules.named_events | rules.watched_events:
+        return []
+    plain = _plain(name)
+    near = MEANT_EVENTS.get(plain) or next(iter(get_close_matches(plain, _PLAIN_EVENTS, 1, SIMILAR)), None)
+    if name in rules.computed.by_event or near is None:
+        return []
+    meant = _PLAIN_EVENTS.get(near, near)
+    return [f"event: {name!r:.60} has no meaning of its own and no metric counts it; did you mean {meant!r}?"]
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+_PLAIN_EVENTS = {_plain(name): name for name in sorted(MEANINGFUL)}
 
 
 def _measure_warnings(event: Event, measured: Mapping[str, Collection[str]]) -> list[str]:

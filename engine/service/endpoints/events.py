@@ -100,7 +100,7 @@ async def _decode_in_slices(body: bytes, plan: Plan) -> tuple[list[Event | Event
         of_preview = isinstance(sent, Event) and sent.decision_id is not None and is_preview(sent.decision_id)
         item = replace(sent, decision_id=None) if of_preview else sent
         items.append(item)
-        unread = [] if isinstance(item, EventStatus) else event_warnings(item, plan.channels, plan.rules.measured)
+        unread = [] if isinstance(item, EventStatus) else event_warnings(item, plan.channels, plan.rules)
         warnings.append([*unknown, *unread, *([PREVIEWED] if of_preview else [])])
         await time_slice.give_way()
     return items, warnings
