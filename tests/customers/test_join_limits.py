@@ -3,7 +3,7 @@
 import asyncio
 
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.spec.profile_rules import ProfileRules
@@ -50,7 +50,22 @@ def assert_within_limits(profile: Profile) -> None:
             assert len(profile.ids[strongest]) <= RULES.bind_limit(kind), (kind, profile.ids)
 
 
-@given(st.lists(ids, min_size=1, max_size=14), st.booleans())
+@example(  # a card that two customers join, of which one has a user id: the user stays who they are
+    acts=[
+        {"email": "x@x.de"},
+        {"user_id": "u-1", "phone": "+49301111"},
+        {"loyalty_card": "c-1", "device_id": "d-1", "anonymous_id": "a-1", "phone": "+49301111", "email": "x@x.de"},
+    ],
+    at_once=False,
+)
+@example(  # an e-mail address that names one card comes with a phone number that names two
+    acts=[
+        {"loyalty_card": "c-2", "phone": "+49303333"},
+        {"loyalty_card": "c-1", "email": "x@x.de", "phone": "+49303333"},
+    ],
+    at_once=False,
+)
+@given(acts=st.lists(ids, min_size=1, max_size=14), at_once=st.booleans())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_customer_is_past_a_limit_and_no_purchase_is_lost(
     redis_url: str,

@@ -258,7 +258,11 @@ def _entry(key: ProfileKey, entries: Mapping[ProfileKey, Entry]) -> Entry:
 def _target(
     first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules
 ) -> tuple[_FollowedIdentifier, list[MergeSource], list[Binding]]:
-    """Returns the target customer, and the merges and bindings that its choice requires."""
+    """Returns the target customer, and the merges and bindings that its choice requires.
+
+    The one with the strongest identifier is preferred, so that a customer with a user id is not merged into a new card.
+    """
+    others = sorted(others, key=lambda found: len(KINDS) if found.profile is None else _rank(found.profile))
     if first.profile is not None:
         for found in others:
             if (
@@ -288,7 +292,8 @@ def _takes(profile: Profile, first: _FollowedIdentifier, by: _FollowedIdentifier
 def _fits(ids: Ids, others: Ids, rules: ProfileRules, named: Sequence[_FollowedIdentifier]) -> bool:
     """Whether a customer with `ids` may get `others`, given `named` together, within the limits `holds` and `binds`.
 
-    A limit refuses growth only: a customer who is past it from before can still get values of other kinds.
+    A limit refuses growth only: a customer who is past it from before can still get values of kinds whose own limits
+    hold. A kind that one side brings must be able to name all values of the strongest kind that the other side has.
     """
     both = _union(ids, others)
     growing = [kind for kind in both if len(both[kind]) > max(len(ids.get(kind, ())), len(others.get(kind, ())))]
@@ -299,8 +304,11 @@ def _fits(ids: Ids, others: Ids, rules: ProfileRules, named: Sequence[_FollowedI
         weaker = [kind for kind in weaker if kind not in WEAK]
         growing = [kind for kind in growing if kind not in WEAK]
         named = [one for one in named if one.ident.kind not in WEAK]
-    if strongest in growing and any(len(both[strongest]) > rules.bind_limit(kind) for kind in weaker):
-        return False
+    count = len(both[strongest])
+    for kind in weaker:
+        was_so = any(kind in side and len(side.get(strongest, ())) == count for side in (ids, others))
+        if count > rules.bind_limit(kind) and not was_so:
+            return False
     for one in named:
         earlier = len(one.entry.before) if isinstance(one.entry, Pointer) else 0
         stronger = [kind for kind in growing if KINDS.index(kind) < KINDS.index(one.ident.kind)]
@@ -350,4 +358,5 @@ def _view(
 
 
 def _rank(profile: Profile) -> int:
-    return KINDS.index(profile_kind(profile))
+    """The place in `KINDS` of the strongest kind of identifier that the customer has."""
+    return next(place for place, kind in enumerate(KINDS) if kind in profile.ids)

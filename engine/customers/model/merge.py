@@ -93,8 +93,9 @@ def absorbed_keys(profile: Profile, hash_: KeyHasher) -> list[ProfileKey]:
 
 
 def profile_kind(profile: Profile) -> IdKind:
-    """Returns the kind of the profile's canonical id."""
-    return next(kind for kind in KINDS if kind in profile.ids)
+    """Returns the kind of the profile's canonical id, which another customer's stronger identifier may have joined."""
+    strongest = next(kind for kind in KINDS if kind in profile.ids)
+    return next((kind for kind in KINDS if profile.id in profile.ids.get(kind, ())), strongest)
 
 
 def merge_event(source: str, target: str, time: float, received: float, idents: Sequence[KeyedId]) -> Accepted:
