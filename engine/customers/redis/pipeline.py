@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from engine.customers.redis.packing import connect_packed
 from engine.customers.redis.read_connection import ReadConnection, ReadOutcome, TakeOutcome
 from engine.errors import StoreUnavailable
 from engine.settings import cluster_address
@@ -81,7 +82,7 @@ def connect_store(url: str, timeout: float = 0.05) -> RedisClient:
             socket_connect_timeout=timeout,
             retry=once,
         )
-    return Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
+    return connect_packed(url, timeout=timeout, retry=once)
 
 
 class RedisPipeline:
