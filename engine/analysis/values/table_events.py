@@ -41,13 +41,7 @@ def fetch_values(
         BadInput: if the table cannot be read, or a row has a currency without a rate.
     """
     table = _table_of(spec)
-    joined, inside = _join(rows, spec, table, value=rows[table.value or table.time].cast("float64"))
-    value = joined["value"]
-    columns = {"n": joined["n"], "x": value}
-    if table.currency:
-        columns["rate"] = joined["rate"]
-    query = joined.filter(inside & value.notnull()).select(**columns)
-    fetched = connection.fetch(query, exposures)
+    fetched = connection.fetch(select_values(rows, spec, table), exposures)
     unknown = sum(row[2] is None for row in fetched) if table.currency else 0
     if unknown:
         raise BadInput(
@@ -62,15 +56,8 @@ def fetch_passed(
     source: DuckDB, connection: Connection, exposures: Exposures, spec: MeasuredMetric, rows: ir.Table, *, name: str
 ) -> ir.Table:
     """The `n` of the customers who passed a funnel, and 1.0 under `name`; arguments and errors as above."""
-    table = _table_of(spec)
-    kind = rows[table.event or table.time].cast("string")
-    flags = {f"s{at}": (kind == step.event) & meets_filter(rows, step.filter) for at, step in enumerate(spec.steps)}
-    joined, inside = _join(rows, spec, table, **flags)
-    taken = joined["s0"]
-    for flag in list(flags)[1:]:
-        taken = taken | joined[flag]
-    numbers = {flag: joined[flag].ifelse(1.0, 0.0) for flag in flags}
-    query = joined.filter(inside & taken).select(n=joined["n"], at=joined["at"].cast("string"), **numbers)
+    query = select_steps(rows, spec, _table_of(spec))
+    flags = query.columns[2:]
     fetched = [
         (row[0], float(_microseconds(row[1])), *map(_number, row[2:])) for row in connection.fetch(query, exposures)
     ]
@@ -84,6 +71,28 @@ def fetch_passed(
         refunds=None,
     )
     return passed_members(events, funnel).select(n="unit", **{name: name})
+
+
+def select_values(rows: ir.Table, spec: MeasuredMetric, table: MeasuredTable) -> ir.Table:
+    """The rows that a quantile counts, as the table's engine is asked: `n, x`, and `rate` of a currency."""
+    joined, inside = _join(rows, spec, table, value=rows[table.value or table.time].cast("float64"))
+    value = joined["value"]
+    columns = {"n": joined["n"], "x": value}
+    if table.currency:
+        columns["rate"] = joined["rate"]
+    return joined.filter(inside & value.notnull()).select(**columns)
+
+
+def select_steps(rows: ir.Table, spec: MeasuredMetric, table: MeasuredTable) -> ir.Table:
+    """The rows that may be a step of a funnel, as the table's engine is asked: `n, at`, and 1.0 for each such step."""
+    kind = rows[table.event or table.time].cast("string")
+    flags = {f"s{at}": (kind == step.event) & meets_filter(rows, step.filter) for at, step in enumerate(spec.steps)}
+    joined, inside = _join(rows, spec, table, **flags)
+    taken = joined["s0"]
+    for flag in list(flags)[1:]:
+        taken = taken | joined[flag]
+    numbers = {flag: joined[flag].ifelse(1.0, 0.0) for flag in flags}
+    return joined.filter(inside & taken).select(n=joined["n"], at=joined["at"].cast("string"), **numbers)
 
 
 def _join(

@@ -4,15 +4,18 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlglot
 from msgspec.structs import replace
 
 from engine.analysis import analyze_experiment
+from engine.analysis.design.question import MeasuredMetric
 from engine.analysis.design.question_from_plan import build_question
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.values.connections import NOBODY, connect
+from engine.analysis.values.table_events import select_steps, select_values
 from engine.analysis.values.table_rows import RowSum, list_table_columns, sum_rows, unbound_columns
 from engine.analysis.values.warehouse_connections import warehouse_sql
 from engine.catalog.spec.sources import SourceSpec
@@ -24,6 +27,7 @@ from tests.analysis.sources.tables import (
     METRICS,
     MONEY,
     NOW,
+    OF_ROWS,
     ROWS,
     START,
     TEST,
@@ -188,15 +192,31 @@ def test_amounts_without_a_rate_are_refused(log: Path, tmp_path: Path) -> None:
         analyze_experiment(question, metrics, log, as_of=NOW)
 
 
-@pytest.mark.parametrize("dialect", ["bigquery", "snowflake", "clickhouse", "postgres"])
-def test_what_a_warehouse_is_asked(dialect: str) -> None:
+DIALECTS = ["bigquery", "snowflake", "clickhouse", "postgres"]
+
+
+def same_as_stored(sql: str, dialect: str, name: str) -> None:
+    file = VECTORS / name
+    if os.environ.get("WRITE"):
+        file.write_bytes(sql.encode())
+    assert sql.encode() == file.read_bytes()
+    assert len(list(sqlglot.parse(sql, dialect=dialect))) == 1
+
+
+def asked_metrics(extra: list[dict[str, Any]]) -> list[MeasuredMetric]:
+    """The metrics of tables, as a report asks for them."""
     shop = plan(
-        TEST,
-        metrics={"metrics": METRICS, **MONEY},
+        TEST if not extra else TEST | {"metrics": {"primary": extra[0]["key"], "secondary": [extra[1]["key"]]}},
+        metrics={"metrics": extra or METRICS, **MONEY},
         channels=CHANNELS,
         sources={"sources": [{"key": "warehouse", "kind": "spark"}]},
     )
-    _, metrics = build_question(shop, "checkout")
+    return build_question(shop, "checkout")[1]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_a_warehouse_is_asked(dialect: str) -> None:
+    metrics = asked_metrics([])
     tables = [one.source for one in metrics if one.source]
     sums = [RowSum(name=f"m{at}", spec=one, begins="t0", ends="t1") for at, one in enumerate(metrics)]
     rows = unbound_columns(list_table_columns(tables, [one.filter for one in metrics]), "orders", ["shop"])
@@ -206,13 +226,30 @@ def test_what_a_warehouse_is_asked(dialect: str) -> None:
     read = {column.name for column in asked.find_all(sqlglot.exp.Column)}
     assert {TIME, "margin", "state", "cur"} <= read
     assert CUSTOMER in read or dialect == "bigquery"  # which has no such names
-    assert len(list(sqlglot.parse(sql, dialect=dialect))) == 1
     assert {literal.name for literal in asked.find_all(sqlglot.exp.Literal) if literal.is_string} >= {
         "paid",
         "it's",
         "USD",
     }
-    file = VECTORS / f"{dialect}.sql"
-    if os.environ.get("WRITE"):
-        file.write_bytes(sql.encode())
-    assert sql.encode() == file.read_bytes()
+    same_as_stored(sql, dialect, f"{dialect}.sql")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_a_warehouse_is_asked_for_the_rows_of_a_quantile_and_of_a_funnel(dialect: str) -> None:
+    upper, closed = OF_ROWS
+    metrics = asked_metrics([upper | {"source": ROWS | {"value": "margin", "currency": "cur"}}, closed])
+    for metric, select, columns in zip(
+        metrics, (select_values, select_steps), (["n", "x", "rate"], ["n", "at", "s0", "s1"]), strict=True
+    ):
+        table = metric.source
+        assert table is not None
+        filters = [metric.filter, *(step.filter for step in metric.steps)]
+        rows = unbound_columns(list_table_columns([table], filters), "orders", ["shop"])
+        sql = warehouse_sql(select(rows, metric, table), dialect)
+        asked = sqlglot.parse_one(sql, dialect=dialect)
+        assert isinstance(asked, sqlglot.exp.Select)
+        assert asked.named_selects == columns
+        assert {one.name for one in asked.find_all(sqlglot.exp.Table)} == {"orders", "counterpoint_exposed"}
+        compared = {literal.name for literal in asked.find_all(sqlglot.exp.Literal) if literal.is_string}
+        assert compared >= ({"USD"} if metric.name == "upper" else {"open", "paid"})
+        same_as_stored(sql, dialect, f"{dialect}_{metric.kind}.sql")
