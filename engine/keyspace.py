@@ -217,7 +217,8 @@ KEYSPACE: Final = (
     ),
     KeyPattern(
         pool("budget", "OFFER"),
-        "hash: amount spent, amount on hold, and the amount of each hold; of a period under `OFFER@DAY/PER`",
+        "hash: amount spent, amount on hold, and the amount of each hold; of a period under `OFFER@DAY/PER`, of a "
+        "shared budget under its key",
         "400 days",
         "claims",
     ),

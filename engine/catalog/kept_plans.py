@@ -93,6 +93,7 @@ def _limit_plan(today: Specs, archived: Specs, suffix: str) -> Specs:
             name: replace(items, offers={key: current[key] for key in items.offers if key in current})
             for name, items in archived.feeds.items()
         },
+        budgets={**archived.budgets, **today.budgets},
         traits=today.traits,
         units=today.units,
         customers=today.customers,

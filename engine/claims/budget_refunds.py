@@ -6,12 +6,10 @@ refund of a part of an order is one of the whole promise, as in the ledger.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
 
-from engine.catalog.plan.plan import Offer, Plan
-from engine.catalog.spec.fields import seconds
-from engine.catalog.spec.limits.stock import BudgetSpec
+from engine.catalog.plan.limits import Budget
+from engine.catalog.plan.plan import Plan
 from engine.claims.budgets import budget_share, decided_at
 from engine.claims.claims import Claims, PoolShare
 from engine.claims.pending_exposures import concerned_offers, fetch_pending
@@ -22,49 +20,49 @@ from engine.orders import order_id
 from engine.vocabulary import DAY
 
 
-class _Refundable(NamedTuple):
-    """An offer whose budget takes refunds."""
-
-    offer: Offer
-    budget: BudgetSpec
-    refunds: float
-
-
 async def refund_budgets(pipeline: RedisPipeline, claims: Claims, plan: Plan, event: Event, now: float) -> None:
     """Return to budgets what a refund event covers; repeating it changes nothing.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    refundable = {one.offer.key: one for one in _refundable(plan, event.properties)}
+    refundable = dict(_refundable(plan, event.properties))
     if not refundable:
         return
     if event.decision_id:
         concerned = [key for key in await _concerned(pipeline, event.decision_id, event) if key in refundable]
         at = decided_at(event.decision_id, now)
-        shares = {key: budget_share(refundable[key].offer, refundable[key].budget, "", at) for key in concerned}
+        shares = {key: budget_share(refundable[key], plan.zone, "", at) for key in concerned}
         refunding = (claims.refund(share, [claim_id(event.decision_id, key)], now) for key, share in shares.items())
         await asyncio.gather(*refunding)
     order = order_id(event.properties)
     if order:
-        places = [(one.offer.key, share) for one in refundable.values() for share in _recent_shares(one, now)]
+        by_hold = sorted(refundable.values(), key=lambda budget: budget.hold)
+        pools = {budget.pool: budget for budget in by_hold}  # of offers that share one, the longest hold
+        recent = [share for budget in pools.values() for share in _recent_shares(budget, plan.zone, now)]
         await asyncio.gather(
-            *(_refund_order(pipeline, claims, share, (order, key), event, now=now) for key, share in places)
+            *(_refund_order(pipeline, claims, share, (order, refundable.keys()), event, now=now) for share in recent)
         )
 
 
 async def _refund_order(
-    pipeline: RedisPipeline, claims: Claims, share: PoolShare, named: tuple[str, str], event: Event, *, now: float
+    pipeline: RedisPipeline,
+    claims: Claims,
+    share: PoolShare,
+    named: tuple[str, Collection[str]],
+    event: Event,
+    *,
+    now: float,
 ) -> None:
-    """Return what an order claimed from one pool; `named` are the order and the offer of the pool."""
-    order, offer = named
-    found = await claims.find_order(share, order)
+    """Return what an order claimed from one pool; `named` are the order, and the offers that the refund may be of."""
+    order, offers = named
+    parts = [claim.rpartition(":") for claim in await claims.find_order(share, order)]
+    found = [(decision, offer) for decision, _, offer in parts if offer in offers]
     if found and isinstance(event.properties.get("placement"), str):
-        decisions = [claim.removesuffix(f":{offer}") for claim in found]
-        shown = await asyncio.gather(*(_concerned(pipeline, decision, event) for decision in decisions))
-        found = [claim for claim, offers in zip(found, shown, strict=True) if offer in offers]
+        shown = await asyncio.gather(*(_concerned(pipeline, decision, event) for decision, _ in found))
+        found = [one for one, concerned in zip(found, shown, strict=True) if one[1] in concerned]
     if found:
-        await claims.refund(share, found, now)
+        await claims.refund(share, [claim_id(*one) for one in found], now)
 
 
 async def _concerned(pipeline: RedisPipeline, decision_id: str, event: Event) -> list[str]:
@@ -76,21 +74,21 @@ async def _concerned(pipeline: RedisPipeline, decision_id: str, event: Event) ->
     return [offer for offer, _, _ in concerned_offers(pending, event.properties)]
 
 
-def _refundable(plan: Plan, properties: Mapping[str, object]) -> Iterator[_Refundable]:
+def _refundable(plan: Plan, properties: Mapping[str, object]) -> Iterator[tuple[str, Budget]]:
     """Yield the offers whose budget takes refunds; only the named one if the refund names an offer."""
     named = properties.get("offer")
     for offer in plan.offers.values():
         budget = offer.limits.budget
-        if budget is not None and budget.refunds is not None and named in (None, offer.key):
-            yield _Refundable(offer, budget, seconds(budget.refunds))
+        if budget is not None and budget.refunds and named in (None, offer.key):
+            yield offer.key, budget
 
 
-def _recent_shares(one: _Refundable, now: float) -> Iterator[PoolShare]:
+def _recent_shares(budget: Budget, zone: str, now: float) -> Iterator[PoolShare]:
     """Yield the pools of every recent period that may still remember a claim."""
-    earliest = now - one.refunds - seconds(one.budget.hold) - DAY
+    earliest = now - budget.refunds - budget.hold - DAY
     at = now
     while True:
-        share = budget_share(one.offer, one.budget, "", at)
+        share = budget_share(budget, zone, "", at)
         yield share
         at = share.begins - 1.0
         if not share.period or at < earliest:

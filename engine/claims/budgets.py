@@ -1,17 +1,17 @@
 """The share of a budget that one showing claims: its period, and the limit of that period so far.
 
 Each day, week or month of a budget is a pool of its own, `OFFER@2026-11-30/week` by the first day of the period in the
-shop's time zone. A showing counts in the period in which it was decided, by the time in the decision's id. So every
-later event about the decision finds its pool, however late it comes.
+shop's time zone; a budget that several offers share has its own key in the place of the offer's. A showing counts in
+the period in which it was decided, by the time in the decision's id. So every later event about the decision finds its
+pool, however late it comes.
 """
 
 import re
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from engine.catalog.plan.plan import Offer
-from engine.catalog.spec.fields import seconds
-from engine.catalog.spec.limits.stock import BudgetPer, BudgetSpec
+from engine.catalog.plan.limits import Budget
+from engine.catalog.spec.limits.stock import BudgetPer
 from engine.claims.claims import PoolShare
 from engine.vocabulary import DAY
 
@@ -37,25 +37,28 @@ def id_time(decision_id: str) -> float | None:
     return int(found[1], 16) / 1000 if found else None
 
 
-def budget_share(offer: Offer, budget: BudgetSpec, channel: str, at: float) -> PoolShare:
-    """The share of an offer's budget for a showing on a channel that was decided at `at` (s since 1970)."""
+def budget_share(budget: Budget, zone: str, channel: str, at: float) -> PoolShare:
+    """The share of a budget for a showing on a channel that was decided at `at` (s since 1970).
+
+    Its periods begin in the time zone `zone`.
+    """
     cost = budget.cost_on(channel)
-    period, begins, ends = "", offer.start, offer.end
+    period, begins, ends = "", budget.begins, budget.ends
     if budget.per is not None:
-        first, begins, ends = period_of(budget.per, at, offer.limits.zone)
+        first, begins, ends = period_of(budget.per, at, zone)
         period = f"{first}/{budget.per}"
     return PoolShare(
         pool="budget",
-        name=offer.key,
+        name=budget.pool,
         period=period,
         amount=cost,
         least=cost,
         limit=budget.amount,
-        hold=seconds(budget.hold),
+        hold=budget.hold,
         begins=begins,
         ends=ends,
         is_even=budget.pace == "even",
-        refunds=0.0 if budget.refunds is None else seconds(budget.refunds),
+        refunds=budget.refunds,
     )
 
 

@@ -347,7 +347,6 @@ def _pools_of(decision: Decision, names: Collection[str]) -> dict[str, list[tupl
 def pending_life(decision: Decision) -> float:
     """The seconds for which a pending decision is stored: a day past the longest hold or refund of its offers."""
     limits = [choice.offer.limits for _, choice in decision.items()]
-    holds = [seconds(one.hold) for each in limits for one in (each.stock, each.budget, each.coupons) if one]
-    budgets = [each.budget for each in limits if each.budget is not None]
-    holds += [seconds(one.hold) + seconds(one.refunds) for one in budgets if one.refunds is not None]
+    holds = [seconds(one.hold) for each in limits for one in (each.stock, each.coupons) if one]
+    holds += [each.budget.hold + each.budget.refunds for each in limits if each.budget is not None]
     return max(holds, default=0.0) + LIFE

@@ -232,7 +232,7 @@ async def offers_of_event(store: ProfileStore, plan: Plan, event: Event) -> list
 
 def _depends(offer: Offer) -> bool:
     """Whether a showing's claims depend on its place or channel."""
-    return offer.limits.hand_over is not None or bool(offer.limits.budget and offer.limits.budget.costs)
+    return offer.limits.hand_over is not None or bool(offer.limits.budget and offer.limits.budget.spec.costs)
 
 
 async def _reserved(store: ProfileStore, event: Event) -> tuple[dict[str, str], str]:

@@ -105,7 +105,7 @@ def pool_shares(offer: Offer, place: str | None = None, channel: str = "", *, at
             )
         )
     if budget is not None:
-        shares.append(budget_share(offer, budget, channel, at))
+        shares.append(budget_share(budget, offer.limits.zone, channel, at))
     if offer.limits.coupons is not None:
         shares.append(PoolShare(pool="coupon", name=offer.key, hold=seconds(offer.limits.coupons.hold)))
     return shares

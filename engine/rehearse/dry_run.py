@@ -233,9 +233,9 @@ class _Ledger:
         shares = {share.name: share for offer in plan.offers.values() for share in every_share(plan, offer, 0.0)}
         self._whole = {f"{shares[name].pool if name in shares else 'stock'}:{name}": stock[name] for name in stock}
         self._whole_of = dict(self._whole)
-        self._budgets = {
-            f"budget:{offer.key}": (offer, offer.limits.budget) for offer in plan.offers.values() if offer.limits.budget
-        }
+        self._zone = plan.zone
+        budgets = [offer.limits.budget for offer in plan.offers.values() if offer.limits.budget]
+        self._budgets = {f"budget:{budget.pool}": budget for budget in budgets}
         self._counts: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._held: defaultdict[str, float] = defaultdict(float)
@@ -247,8 +247,8 @@ class _Ledger:
             _, pool, amount = heapq.heappop(self._holds)
             self._held[pool] -= amount
         left = {pool: self._left(pool, self._whole[pool]) for pool in self._whole}
-        for pool, (offer, budget) in self._budgets.items():
-            share = budget_share(offer, budget, "", now)
+        for pool, budget in self._budgets.items():
+            share = budget_share(budget, self._zone, "", now)
             left[pool] = self._left(f"budget:{share.counter}", share.limit_at(now) or 0.0)
         return Availability(self._counts[customer], left)
 

@@ -211,9 +211,8 @@ class Supervision:
                 if left is None:
                     continue
                 kind: NoticeKind = "budget" if share.pool == "budget" else "stock"
-                name = offer.key if kind == "budget" else share.name
                 whole = share.limit if share.limit is not None else stock_level(self._client, share)
-                found[kind, name] = left, whole
+                found[kind, share.name] = left, whole
         return found
 
     def _deliver(self, notify: NotifyFile, notices: Sequence[Notice], reports: Sequence[Report], now: float) -> None:

@@ -51,7 +51,7 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     )
     _write(folder / "metrics.yaml", {"metrics": shop.get("metrics", METRICS), **shop.get("money", {})})
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
-    _write(folder / "campaigns.yaml", {"campaigns": shop.get("campaigns", [])})
+    _write(folder / "campaigns.yaml", {"campaigns": shop.get("campaigns", []), "budgets": shop.get("budgets", [])})
     _write(folder / "layers.yaml", shop.get("layers", {}))
     if "sources" in shop:
         _write(folder / "sources.yaml", {"sources": shop["sources"]})

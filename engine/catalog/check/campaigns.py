@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from engine.catalog.check.budgets import check_shared_budget
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.offers import check_zone
@@ -18,6 +19,9 @@ def campaign_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for index, spec in enumerate(specs.campaigns.values()):
         for path, message in _check_campaign(specs, spec, known):
             yield Problem(file, f"campaigns[{index}].{path}", message)
+    for index, shared in enumerate(specs.budgets.values()):
+        for path, message in check_shared_budget(specs, shared):
+            yield Problem(file, f"budgets[{index}].{path}", message)
 
 
 def _check_campaign(specs: Specs, spec: CampaignSpec, known: DefinedNames) -> Iterator[FieldProblem]:

@@ -40,6 +40,7 @@ class DefinedNames:
         self.holdouts = unless_unread("layers.yaml", [holdout.key for holdout in specs.layers.holdouts])
         self.conditions = unless_unread("segments.yaml", [one.key for one in segments if one.condition is not None])
         self.lists = unless_unread("segments.yaml", [one.key for one in segments if one.values is not None])
+        self.budgets = unless_unread("campaigns.yaml", list(specs.budgets))
         self.places = unless_unread("places.yaml", [place.key for place in specs.places])
         self.units = unless_unread("units.yaml", [*BUILT_IN, *specs.units.units])
         self.offers: Collection[str] = [*specs.offers, *sorted(offers)]

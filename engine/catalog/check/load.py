@@ -197,6 +197,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
         units=units if isinstance(units, UnitsFile) else UnitsFile(),
         campaigns={one.key: one for one in campaigns.campaigns} if isinstance(campaigns, CampaignsFile) else {},
+        budgets={one.key: one for one in campaigns.budgets} if isinstance(campaigns, CampaignsFile) else {},
         sources=sources if isinstance(sources, SourcesFile) else SourcesFile(),
         environment=environment or None,
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),

@@ -1,13 +1,14 @@
-"""Checks that a metric has exactly the keys of its kind."""
+"""Checks metrics: each has exactly the keys of its kind, and the tree of KPIs leads to later tiers only."""
 
 from collections.abc import Iterator
 
 from engine.catalog.check.decode import FieldProblem
-from engine.catalog.check.defined_names import DefinedNames
+from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.sources import table_problems
 from engine.catalog.conditions.dates import reads_now
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.metrics import MetricSpec
+from engine.catalog.spec.metrics import KPI_TIERS, KpiSpec, MetricSpec
+from engine.catalog.spec.segments import find_cycle
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
 
@@ -72,3 +73,30 @@ def _check_steps(metric: MetricSpec) -> Iterator[FieldProblem]:
         if other:
             remedy = "write '{event: …, filter: …}' as a step" if key == "filter" else "a funnel's events are its steps"
             yield key, f"a {metric.kind} has none; {remedy}"
+
+
+def kpi_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield the problems of the KPI tree."""
+    nodes = specs.metrics.kpis
+    for path, message in _check_tree(nodes, known):
+        yield Problem(f"{specs.folder}/metrics.yaml", path, message)
+
+
+def _check_tree(nodes: list[KpiSpec], known: DefinedNames) -> Iterator[FieldProblem]:
+    keys = [node.metric for node in nodes]
+    tiers = {node.metric: KPI_TIERS.index(node.tier) for node in nodes}
+    for index, node in enumerate(nodes):
+        yield from check_defined(f"kpis[{index}].metric", node.metric, known.metrics, "metrics.yaml")
+        if node.metric in keys[:index]:
+            yield f"kpis[{index}].metric", f"{node.metric!r} is a node already; give each metric one node"
+        for at, driven in enumerate(node.drives):
+            path = f"kpis[{index}].drives[{at}]"
+            yield from check_defined(path, driven, keys, "the nodes of kpis")
+            if driven in tiers and tiers[driven] < tiers[node.metric]:
+                yield path, f"{driven!r} is of an earlier tier than {node.metric!r}; reverse the edge"
+        for name in node.assumed:
+            if name not in node.drives:
+                yield f"kpis[{index}].assumed.{name}", f"{name!r} is not driven by it; add it to drives"
+    cycle = find_cycle({node.metric: [one for one in node.drives if one in tiers] for node in nodes})
+    if cycle:
+        yield "kpis", f"{' -> '.join(cycle)} is a cycle; remove one of its edges"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
+from engine.catalog.check.budgets import check_budget
 from engine.catalog.check.decode import FieldProblem, find_problems
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.policies import policy_problems
@@ -48,7 +49,6 @@ COMPLAINT_OPEN = "complaint_open"
 """The attribute of a customer that `suppress` may name beside segments."""
 CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * DAY
-LONGEST_REFUND = 90 * DAY
 """The counts of a customer are stored for so many seconds; no rule can look back further."""
 
 
@@ -57,6 +57,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         yield from (Problem(file, *found) for found in _check_offer(offer))
+        yield from (Problem(file, *found) for found in check_budget(specs, offer, known))
         if offer.stock is not None:
             yield from (Problem(file, *found) for found in _check_stock("stock", offer.stock, known))
     for found in (*_check_channels(specs), *_check_silence(specs, known), *_check_stacking(specs, known)):
@@ -83,38 +84,15 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
         yield from _check_cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:
         yield "suppress", "looks back further than 400 days, after which counts are deleted; shorten within or for"
-    if offer.budget and offer.budget.cost > offer.budget.amount:
-        yield (
-            "budget.cost",
-            f"{offer.budget.cost:g} is more than the whole amount, so it is never shown; lower the cost",
-        )
-    for channel, cost in offer.budget.costs.items() if offer.budget else ():
-        path = f"budget.costs.{channel}"
-        if channel not in offer.renderings:
-            yield path, f"the offer has no rendering for {channel!r}; add one, or remove its cost"
-        elif offer.budget and cost > offer.budget.amount:
-            yield path, f"{cost:g} is more than the whole amount, so it is never shown there; lower it"
     yield from _check_pace(offer)
     malformed = list(check_renderings("renderings", offer.renderings))
     yield from malformed or _check_terms(offer)
 
 
 def _check_pace(offer: OfferSpec) -> Iterator[FieldProblem]:
-    """Yield paces without a period for the amount, and refund spans longer than claims are stored."""
-    budget = offer.budget
-    is_by_period = budget is not None and budget.per is not None
+    """Yield a pace of a stock without an end."""
     if offer.stock and offer.stock.pace and offer.end is None:
         yield "stock.pace", "needs a time over which to spread it; give the offer an end"
-    if budget and budget.pace is True and is_by_period:
-        yield "budget.pace", "true lasts until the offer's end, and the budget is by period; write even, or remove per"
-    elif budget and budget.pace and not is_by_period:
-        missing = ["end"] if offer.end is None else []
-        if budget.pace == "even" and offer.start is None:
-            missing.append("start")
-        if missing:
-            yield "budget.pace", f"needs a time over which to spread it; give the offer an {' and a '.join(missing)}"
-    if budget and budget.refunds is not None and not DAY <= seconds(budget.refunds) <= LONGEST_REFUND:
-        yield "budget.refunds", f"{budget.refunds!r} is not a span for which redemptions are stored; give 1d to 90d"
 
 
 def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProblem]:

@@ -8,8 +8,7 @@ from engine.catalog.check.campaigns import campaign_problems
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.flags import flag_problems, prerequisite_problems
-from engine.catalog.check.kpis import kpi_problems
-from engine.catalog.check.metrics import metric_problems, reward_problems
+from engine.catalog.check.metrics import kpi_problems, metric_problems, reward_problems
 from engine.catalog.check.offers import offer_problems
 from engine.catalog.check.sources import exposures_problems, source_problems
 from engine.catalog.check.traits import rfm_problems, trait_problems

@@ -65,6 +65,7 @@ CAMPAIGN_REASONS = _Reasons(
     "messages already chosen for a day stay; the next day uses the change",
     {"policy": "of another kind or other features it starts from its prior"},
 )
+BUDGET_REASONS = _Reasons(OFFER["budget"])
 SEGMENT_REASONS = _Reasons("each request evaluates it; experiments that it removes people from are listed separately")
 TRAIT_REASONS = _Reasons(
     "its window begins empty at each customer; `counterpoint traits backfill` fills it from the log"
@@ -81,6 +82,7 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
     yield from _compare_entries("offer", old.offers, new.offers, OFFER_REASONS)
     yield from _compare_entries("moments", old.moments, new.moments, MOMENT_REASONS)
     yield from _compare_entries("campaigns", old.campaigns, new.campaigns, CAMPAIGN_REASONS)
+    yield from _compare_entries("budgets", old.budgets, new.budgets, BUDGET_REASONS)
     yield from _compare_channels(old, new)
     yield from _compare_entries("segments", old.segments, new.segments, SEGMENT_REASONS)
     for path, before, after in _compare_fields(old.grouping.stages, new.grouping.stages):

@@ -4,10 +4,11 @@ A counter is named `event|scope`, such as `exposure|offer:second_coffee`. Its sc
 `channel:KEY`, `moment:KEY`, or `*` for all offers. Only counters that some rule reads are stored: `watched_counters`.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from engine.catalog.plan.places import HandOverRule, NearPlace, Vicinity, hand_o
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
-from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
+from engine.catalog.spec.limits.stock import BudgetPer, BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.offer import ChannelSpec, OfferSpec, StackingSpec, TaggedOffers
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, REFUNDS, RELEASES, names_of_same_event
 
@@ -60,6 +61,29 @@ class StackingRule(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """The budget that showings of an offer take their cost from: its own, or one that several offers share.
+
+    `pool` is the key of the offer or of the shared budget. `amount` is for each period of `per`, else from `begins` to
+    `ends` (s since 1970). A refund gives back for `refunds` seconds; 0 for never.
+    """
+
+    spec: BudgetSpec
+    pool: str
+    amount: float
+    per: BudgetPer | None
+    pace: bool | Literal["even"]
+    hold: float
+    refunds: float
+    begins: float
+    ends: float
+
+    def cost_on(self, channel: str) -> float:
+        """The amount that one showing on a channel reserves."""
+        return self.spec.cost_on(channel)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one offer. By channel, `caps` are checked before showing it, and `exposed` counters count it.
 
@@ -73,7 +97,7 @@ class Limits:
     feedback_events: frozenset[str]
     suppression: Suppression | None
     stock: StockSpec | None
-    budget: BudgetSpec | None
+    budget: Budget | None
     coupons: CouponsSpec | None = None
     hand_over: HandOverRule | None = None
     """Which places hand its item over; None where its stock has no place."""
@@ -99,7 +123,7 @@ class Limits:
         """The names of the stock and the budget that must not be empty; a place's stock is named by `shelf`."""
         stock = () if self.stock is None or self.hand_over is not None else (f"stock:{self.stock.sku}",)
         key = self.names[0].removeprefix("offer:") if self.names else ""
-        budget = () if self.budget is None else (f"budget:{key}",)
+        budget = () if self.budget is None else (f"budget:{self.budget.pool}",)
         return (*stock, *budget) if self.coupons is None else (*stock, *budget, f"coupon:{key}")
 
     @property
@@ -184,19 +208,46 @@ def compile_limits(
         *(f"moment:{moment.key}" for moment in specs.moments.values() if offer.key in moment.offers),
     )
     stacking = _stacking_rules(specs, offer)
+    budget = None if offer.budget is None else _compile_budget(specs, offer, offer.budget)
+    later = _feedback_events(offer, names, by_scope)
+    if stacking:
+        later |= CONFIRMS
+    if budget and budget.refunds:
+        later |= REFUNDS
     shown_on = [channel for channel in specs.channels.channels if channel.key in offer.renderings]
     return Limits(
         caps={channel.key: tuple(_list_caps(offer, channel)) for channel in shown_on},
         exposed={channel.key: _exposure_counters(names, channel.key, watched) for channel in shown_on},
         names=names,
-        feedback_events=_feedback_events(offer, names, by_scope) | (CONFIRMS if stacking else frozenset()),
+        feedback_events=later,
         suppression=_suppression(offer),
         stock=offer.stock,
-        budget=offer.budget,
+        budget=budget,
         coupons=offer.coupons,
         hand_over=hand_over_rule(offer.stock) if offer.stock else None,
         zone=specs.channels.zone,
         stacking=stacking,
+    )
+
+
+def _compile_budget(specs: Specs, offer: OfferSpec, spec: BudgetSpec) -> Budget:
+    """The budget of an offer, or the shared one that it names."""
+    shared = None if spec.of is None else specs.budgets[spec.of]
+    amount = spec.amount if shared is None else shared.amount
+    if amount is None:
+        raise ValueError(f"the budget of {offer.key} has no amount, which `check` refuses")
+    refunds = spec.refunds if shared is None else shared.refunds
+    start, end = (offer.start, offer.end) if shared is None else (shared.start, shared.end)
+    return Budget(
+        spec=spec,
+        pool=offer.key if shared is None else shared.key,
+        amount=amount,
+        per=spec.per if shared is None else shared.per,
+        pace=spec.pace if shared is None else shared.pace or False,
+        hold=seconds(spec.hold),
+        refunds=0.0 if refunds is None else seconds(refunds),
+        begins=0.0 if start is None else start.timestamp(),
+        ends=math.inf if end is None else end.timestamp(),
     )
 
 
@@ -232,8 +283,6 @@ def _feedback_events(
         events = (events - {ANSWERED}) | ANSWERS
     if offer.stock or offer.budget or offer.coupons:
         events |= CONFIRMS | RELEASES
-    if offer.budget and offer.budget.refunds:
-        events |= REFUNDS
     return frozenset(events)
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from engine.catalog.feeds.items import FeedItems, feed_name
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile, SegmentSpec
 from engine.catalog.spec.flags import rule_experiments
-from engine.catalog.spec.limits.stock import PlacesFile, PlaceSpec
+from engine.catalog.spec.limits.stock import PlacesFile, PlaceSpec, SharedBudgetSpec
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import (
@@ -69,6 +69,7 @@ class Specs:
     notify: NotifyFile = field(default_factory=NotifyFile)
     units: UnitsFile = field(default_factory=UnitsFile)
     campaigns: Mapping[str, CampaignSpec] = field(default_factory=dict)
+    budgets: Mapping[str, SharedBudgetSpec] = field(default_factory=dict)
     sources: SourcesFile = field(default_factory=SourcesFile)
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)

@@ -21,7 +21,7 @@ from engine.catalog.spec.fields import (
     restricting_fields,
 )
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
-from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
+from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, SharedBudgetSpec, StockSpec
 from engine.catalog.spec.notify import Weekday
 from engine.catalog.spec.sources import TableName
 from engine.customer import IdKind
@@ -359,6 +359,10 @@ class CampaignSpec(Spec, frozen=True, kw_only=True):
 
 
 class CampaignsFile(Spec, frozen=True, kw_only=True):
-    """`campaigns.yaml`: the messages that the shop sends on days of the week. A moment sends by itself."""
+    """`campaigns.yaml`: the messages that the shop sends on days of the week. A moment sends by itself.
+
+    `budgets` are amounts that several offers spend together.
+    """
 
     campaigns: list[CampaignSpec] = []
+    budgets: list[SharedBudgetSpec] = []

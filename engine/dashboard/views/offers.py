@@ -124,9 +124,14 @@ def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) 
         text_cell(", ".join(spec.renderings)),
         count_cell(counts.get(offer.key, 0)),
         _left_cell(stock, spec.stock.at_least if spec.stock else 0),
-        _left_cell(left.get(f"budget:{offer.key}"), spec.budget.cost if spec.budget else 0, currency),
+        _left_cell(_budget_left(offer, left), spec.budget.cost if spec.budget else 0, currency),
         text_cell(", ".join(caps)),
     ]
+
+
+def _budget_left(offer: Offer, left: Left) -> float | None:
+    budget = offer.limits.budget
+    return None if budget is None else left.get(f"budget:{budget.pool}")
 
 
 def _stock_left(offer: Offer, left: Left) -> float | None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from engine.catalog.spec.fields import Count, Key, Positive, Span, Spec, Text
+from engine.catalog.spec.fields import Count, Key, Positive, Span, Spec, Text, ZonedTime
 
 Latitude = Annotated[float, Meta(ge=-90, le=90, extra={"remedy": "give degrees, north of the equator above 0"})]
 Longitude = Annotated[float, Meta(ge=-180, le=180, extra={"remedy": "give degrees, east of Greenwich above 0"})]
@@ -48,9 +48,13 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
 
     A refund within `refunds` after the redemption gives the amount back to the period that it was taken from. Without
     `refunds` it gives nothing back.
+
+    With `of` the offer takes its cost from a budget of `campaigns.yaml`, which it shares with others. That has the
+    amount then, with `per`, `pace` and `refunds`.
     """
 
-    amount: Positive
+    amount: Positive | None = None
+    of: Key | None = None
     per: BudgetPer | None = None
     cost: Positive = 1.0
     costs: dict[Key, Positive] = {}
@@ -61,6 +65,24 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
     def cost_on(self, channel: str) -> float:
         """The amount that one showing on a channel reserves."""
         return self.costs.get(channel, self.cost)
+
+
+class SharedBudgetSpec(Spec, frozen=True, kw_only=True):
+    """The total `amount` that the offers which name this budget may cost together, such as those of one campaign.
+
+    With `per` each day, week from Monday or month has the amount, in the shop's time zone. With `pace: even` its spent
+    and reserved share never exceeds the share of the period that is over. Without `per` the period is the time from
+    `start` to `end`. `refunds` is as of an offer's own budget.
+    """
+
+    key: Key
+    title: Text | None = None
+    amount: Positive
+    per: BudgetPer | None = None
+    pace: Literal["even"] | None = None
+    refunds: Span | None = None
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
 
 
 class CouponsSpec(Spec, frozen=True, kw_only=True):
