@@ -129,6 +129,7 @@ class EventSource:
     def orders(self) -> ir.Table:
         """One row per order after refunds: `customer, time, revenue, channel, is_order`, in a temporary table.
 
+        An order is dated by its first message, which came as it was placed; `order_completed` may follow days later.
         A refund without an order is a row too, with a negative revenue and no `is_order` (see `engine.orders`).
         """
         events = self.events_with_orders("order_rows", ORDER_EVENTS, ORDER_COLUMNS)
@@ -136,8 +137,8 @@ class EventSource:
         placed, refunded = (events["event"].isin(sorted(names)) for names in (PURCHASES, REFUNDS))
         net = EventSum(name="net", adds="amount", value="revenue", taken=placed, refunds=refunded)
         rows = events.group_by("customer", "row").aggregate(
-            time=events["time"].max(where=placed).fill_null(events["time"].max()),
-            channel=events["channel"].argmax(events["time"], where=placed),
+            time=events["time"].min(where=placed).fill_null(events["time"].max()),
+            channel=events["channel"].argmin(events["time"], where=placed),
             **net.per_order(events),
         )
         counted = rows.select(

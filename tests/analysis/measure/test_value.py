@@ -205,6 +205,19 @@ def test_a_refund_lowers_what_an_order_is_worth(tmp_path: Path) -> None:
     assert sum(segment.revenue for segment in report.segments) == pytest.approx(sum(range(10, 18)) + 15)
 
 
+def test_an_order_has_the_date_and_channel_of_its_first_message(tmp_path: Path) -> None:
+    header = ["customer", "time", "event", "order_id", "amount", "channel"]
+    placed = [[f"c{n}", f"2026-01-{n + 1:02}", "order_placed", n, 10.0 + n, "web"] for n in range(20)]
+    done = [[f"c{n}", f"2026-02-{20 - n:02}", "order_completed", n, 10.0 + n, "store"] for n in range(20)]
+    last = [["c0", "2026-03-01", "order_placed", "end", 1.0, "web"]]
+    found = []
+    for name, rows in (("placed.csv", placed + last), ("both.csv", done + last + placed)):
+        source = EventSource(files=(write_csv(tmp_path / name, header, rows),))
+        orders = source.rows("SELECT customer, time, channel, revenue FROM {orders} ORDER BY ALL")
+        found.append((measure_rfm(source)[1], orders))
+    assert found[0] == found[1]
+
+
 def test_scores_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     rows = [[f"c{rng.integers(60)}", f"2026-{1 + n % 12:02}-01", float(rng.integers(1, 9))] for n in range(300)]
