@@ -93,8 +93,11 @@ def values(profile: Profile, now: float = NOW) -> dict[str, object]:
 
 
 def standing(statement: tuple[float, float, dict[str, Any]]) -> object:
-    """The latest and largest statement of an order stands; of two equal ones, that of which the traits read more."""
-    return statement[:2], facts_order(RULES.computed.facts_of(statement[2]))
+    """The latest and largest statement of an order with a revenue stands, else the latest without one.
+
+    Of two equal ones that stands of which the traits read more.
+    """
+    return statement[1] != 0, statement[:2], facts_order(RULES.computed.facts_of(statement[2]))
 
 
 def by_hand(events: Sequence[Happened]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
-from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE, sequential_ratio
+from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE, sequential_ratio, sequential_ratio_of_periods
 from engine.analysis.stats.bayes import Prior, normal_posterior
 from engine.analysis.stats.effects import (
     IntervalScale,
@@ -199,3 +199,23 @@ def test_sample_ratio_alarms_stay_rare_under_daily_looks() -> None:
     assert alarms <= SEQUENTIAL_GATE
     broken = rng.multinomial(1000, [0.5, 0.27, 0.23], size=(200, 60))
     assert np.mean([sequential_ratio(run, weights)[-1] < SEQUENTIAL_GATE for run in broken]) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("truth", "least", "most"),
+    [
+        ([0.5, 0.2, 0.4, 0.1, 0.5], 0.0, SEQUENTIAL_GATE),
+        ([0.46, 0.16, 0.36, 0.07, 0.46], 0.7, 1.0),  # each edit keeps a slight mismatch: 0.2 by periods apart
+        ([0.5, 0.2, 0.4, 0.05, 0.5], 0.9, 1.0),  # one of five has a mismatch
+    ],
+)
+def test_the_evidence_of_five_edits_adds_up(truth: list[float], least: float, most: float) -> None:
+    rng, shares = np.random.default_rng(16), [0.5, 0.2, 0.4, 0.1, 0.5]
+    alarms = []
+    for _ in range(300):
+        counts = np.zeros((5, 30, 2), dtype=int)
+        for period, share in enumerate(truth):
+            counts[period, period * 6 : (period + 1) * 6] = rng.multinomial(200, [share, 1 - share], size=6)
+        periods = [(counts[at].tolist(), [share, 1 - share]) for at, share in enumerate(shares)]
+        alarms.append(sequential_ratio_of_periods(periods)[-1] < SEQUENTIAL_GATE)
+    assert least <= np.mean(alarms) <= most

@@ -247,7 +247,7 @@ def test_weights_edited_after_the_run_change_no_verdict_on_the_split(open_shop: 
 
 
 def test_periods_of_other_weights_are_compared_apart(open_shop: Any) -> None:
-    """Everybody clicks after the change, nobody before it: totals would show an effect of 30 points, which is none."""
+    """Everybody clicks after the first edit, else nobody: totals would show an effect of points, which is none."""
     shop = open_shop(shop_with())
     for n in range(150):
         shop.decide("web", experiments=["layout"], user_id=f"before{n}")
@@ -255,8 +255,11 @@ def test_periods_of_other_weights_are_compared_apart(open_shop: Any) -> None:
     for n in range(150):
         shop.decide("web", experiments=["layout"], user_id=f"after{n}")
         shop.tell("click", user_id=f"after{n}")
+    edit(shop, (0.7, 0.3))
+    for n in range(150):
+        shop.decide("web", experiments=["layout"], user_id=f"last{n}")
     shop.collect()
     report = analyze(shop)
-    assert any("0.5/0.5, then 0.2/0.8" in flag for flag in report["quality"]["flags"])
+    assert any("0.5/0.5, then 0.2/0.8, then 0.7/0.3" in flag for flag in report["quality"]["flags"])
     assert report["quality"]["srm"]["ok"]
     assert report["metrics"][0]["absolute"]["estimate"] == pytest.approx(0.0, abs=1e-9)

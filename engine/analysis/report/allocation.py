@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from engine.analysis.report.sample_ratio import SampleRatio, sample_ratio
+from engine.analysis.report.sample_ratio import SampleRatio, sample_ratio, sequential_ratio_of_periods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +61,10 @@ class Allocation(NamedTuple):
         }
 
     def test_split(self, units: Mapping[int, Counts], looks: Sequence[Mapping[int, Counts]] | None) -> SampleRatio:
-        """The test of the split: the single period's, or the smallest p-value times the number of periods.
+        """The test of the split within the periods.
+
+        At a single look its p-value is the smallest of the periods' times their number. The sequential test combines
+        their evidence (`sequential_ratio_of_periods`).
 
         Args:
             units: by period and variant.
@@ -78,6 +81,8 @@ class Allocation(NamedTuple):
         ]
         least = min(found, key=lambda one: one.p)
         p = min(1.0, len(found) * least.p)
+        if looks and len(tested) > 1:
+            p = sequential_ratio_of_periods([self._looks_of(period, looks) for period in tested])[-1]
         return msgspec.structs.replace(
             least,
             p=p,
@@ -85,6 +90,12 @@ class Allocation(NamedTuple):
             expected=self.expected(units),
             sequential_p=None if least.sequential_p is None else p,
         )
+
+    def _looks_of(self, period: int, looks: Sequence[Mapping[int, Counts]]) -> tuple[list[list[int]], list[float]]:
+        """A period's new units by look and variant, and its shares."""
+        names = list(self.shares[period])
+        counts = [[look.get(period, {}).get(name, 0) for name in names] for look in looks]
+        return counts, [self.shares[period][name] for name in names]
 
     @property
     def compared(self) -> list[int]:

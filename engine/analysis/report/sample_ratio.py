@@ -19,6 +19,7 @@ from engine.analysis.stats.distributions import chi_square_sf
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    Floats = np.typing.NDArray[np.float64]
     SplitPart = tuple[Mapping[str, int], Mapping[str, float]]  # units and expected shares, by variant
 
 FIXED_GATE = 0.001  # a report at a single look
@@ -113,9 +114,31 @@ def sequential_ratio(
 ) -> list[float]:
     """Anytime-valid p-values of the split, one after each batch of counts (never rising).
 
+    A variant with units but no weight makes the p-value zero.
+    """
+    return _least_p(log_evidence(batches, weights, concentrations))
+
+
+def sequential_ratio_of_periods(periods: Sequence[tuple[Sequence[Sequence[int]], Sequence[float]]]) -> list[float]:
+    """Anytime-valid p-values of a split whose weights were edited: (batches, weights) of each period, as above.
+
+    A unit is split by the weights of its plan, whatever came before, so the product of the periods' evidence is an
+    e-process, and so is its mean over the periods (Shafer 2021, sections 2 and 3). The product finds a slight mismatch
+    that every edit kept, the mean one that a single period has. Half the evidence is in each.
+    """
+    logs = np.array([log_evidence(batches, weights) for batches, weights in periods])
+    product, mean = logs.sum(axis=0), np.logaddexp.reduce(logs, axis=0) - math.log(len(periods))
+    return _least_p(np.logaddexp(product, mean) - math.log(2.0) if len(periods) > 1 else product)
+
+
+def log_evidence(
+    batches: Sequence[Sequence[int]], weights: Sequence[float], concentrations: Sequence[float] = CONCENTRATIONS
+) -> Floats:
+    """The logarithm of the evidence against the split after each batch of counts; infinite if it is impossible.
+
     Lindon and Malek 2022, "Anytime-Valid Inference For Multinomial Count Data", eq. 6: the Bayes factor of a Dirichlet
     prior with parameters `concentration * weights` against the point null. The mean of the Bayes factors over the
-    concentrations is an e-process as well. A variant with units but no weight makes the p-value zero.
+    concentrations is an e-process as well.
     """
     shares = np.asarray(weights, dtype=float) / float(np.sum(weights))
     used = shares > 0
@@ -129,10 +152,14 @@ def sequential_ratio(
         + (_log_gamma(alone + counts) - _log_gamma(alone)).sum(axis=2)
         - counts @ np.log(shares[used])
     )
-    log_evidence = np.logaddexp.reduce(logs, axis=0) - math.log(len(concentrations))
-    p = np.exp(-np.maximum(log_evidence, 0.0))
-    p[totals[:, ~used].sum(axis=1) > 0] = 0.0
-    return [float(value) for value in np.minimum.accumulate(p)]
+    found: Floats = np.logaddexp.reduce(logs, axis=0) - math.log(len(concentrations))
+    found[totals[:, ~used].sum(axis=1) > 0] = math.inf
+    return found
+
+
+def _least_p(logs: Floats) -> list[float]:
+    """The p-values of an e-process, after each look the least so far."""
+    return [float(value) for value in np.minimum.accumulate(np.exp(-np.maximum(logs, 0.0)))]
 
 
 def flag_broken_splits(
