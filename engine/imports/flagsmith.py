@@ -1,8 +1,8 @@
-"""Flagsmith's environment documents, and the evaluation contexts of its engine.
+"""Flagsmith's environment documents, the evaluation contexts of its engine, and its exports of features.
 
 https://docs.flagsmith.com/clients/server-side (local evaluation): `{"feature_states": […], "project": {"segments":
-[…]}}`, or `{"features": {…}, "segments": {…}}`. A flag has the value `{enabled, value}`. Overrides of identities come
-first, then those of segments by their priority.
+[…]}}`, or `{"features": {…}, "segments": {…}}`. An export of features is a list, `{"features": […]}` here. A flag has
+the value `{enabled, value}`. Overrides of identities come first, then those of segments by their priority.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +12,16 @@ import msgspec
 from engine.catalog.plan.peer_hashing import FLAGSMITH_PLACES
 from engine.imports.draft import Draft, Split
 from engine.imports.flagsmith_segments import FlagsmithSegment, SegmentReader
-from engine.imports.model import Json, Unsupported
+from engine.imports.model import Json, Note, Unsupported
 from engine.imports.predicates import ALWAYS, Hash, Tree, trait
 from engine.imports.shared_parts import ReadFlag, SharedParts
 from engine.imports.source_values import read_source
 
 LAST = float("inf")
+NOT_EXPORTED = (
+    "an export of features has neither segments nor overrides of segments and identities; import the environment "
+    "document to keep them"
+)
 
 
 class FlagsmithOption(msgspec.Struct, frozen=True):
@@ -43,12 +47,27 @@ def read_flagsmith(document: Json, shop: SharedParts) -> Iterator[tuple[str, Rea
     """Yield the features of a document.
 
     Raises:
-        Unsupported: if it is neither of the two forms.
+        Unsupported: if it is none of the three forms.
     """
-    source = _ContextSource(document) if isinstance(document.get("features"), Mapping) else _EnvironmentSource(document)
+    source = _open_document(document)
+    if isinstance(source, _FeatureList):
+        shop.notes.append(Note("the export", "segments", "not kept", NOT_EXPORTED))
     shop.name_flags(name for name, state in source.features if isinstance(state, FlagsmithState))
     for name, state in source.features:
         yield name, lambda state=state: _read(state, source, shop)  # type: ignore[misc]
+
+
+class _FeatureList:
+    """An export of an environment's features: their values, and shares of multivariate ones, without any id."""
+
+    def __init__(self, features: Sequence[object]) -> None:
+        self.features = [_name_state(f"[{at}]", _exported_state(one)) for at, one in enumerate(features)]
+        self.prefix = ""
+        self.segments: Mapping[str, object] = {}
+        self.overrides: dict[str, list[FlagsmithState]] = {}
+        self.identities: list[tuple[str, FlagsmithState]] = []
+        self.constants: dict[str, str] = {}
+        self.hashes_numbers = False
 
 
 class _ContextSource:
@@ -94,7 +113,18 @@ class _EnvironmentSource:
         ]
 
 
-def _read(state: FlagsmithState | Unsupported, source: _ContextSource | _EnvironmentSource, shop: SharedParts) -> Draft:
+_Source = _ContextSource | _EnvironmentSource | _FeatureList
+
+
+def _open_document(document: Json) -> _Source:
+    """The reader of a document's form."""
+    features = document.get("features")
+    if isinstance(features, Mapping):
+        return _ContextSource(document)
+    return _FeatureList(features) if isinstance(features, list) else _EnvironmentSource(document)
+
+
+def _read(state: FlagsmithState | Unsupported, source: _Source, shop: SharedParts) -> Draft:
     """The draft of one feature.
 
     Raises:
@@ -109,6 +139,8 @@ def _read(state: FlagsmithState | Unsupported, source: _ContextSource | _Environ
         )
         if state.variants or _has_shares(source):
             draft.note("hash", "changed", f"{why}, as Flagsmith's SDKs do where they decide themselves")
+    if isinstance(source, _FeatureList) and state.variants:
+        draft.note("hash", "changed", "the export has no ids, by which Flagsmith hashes; customers are split again")
     reader = SegmentReader(draft, shop, source.prefix, source.constants)
     for identifier, override in source.identities:
         if override.name == state.name:
@@ -150,7 +182,7 @@ def _environment_names(environment: object, key: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
-def _has_shares(source: "_ContextSource | _EnvironmentSource") -> bool:
+def _has_shares(source: _Source) -> bool:
     """Whether a segment takes a share of its customers, or an override has several values."""
     states = [one for listed in source.overrides.values() for one in listed]
     return "PERCENTAGE_SPLIT" in str(source.segments) or any(one.variants for one in states)
@@ -201,6 +233,20 @@ def _raw_state(raw: object) -> dict[str, object]:
                 "priority": at,
             }
             for at, one in enumerate(rows)
+        ],
+    }
+
+
+def _exported_state(raw: object) -> dict[str, object]:
+    """A feature of an export, with the keys that evaluation contexts have; it is hashed by its name."""
+    return {
+        "key": _get(raw, "name"),
+        "name": _get(raw, "name"),
+        "enabled": _get(raw, "enabled"),
+        "value": _get(raw, "value"),
+        "variants": [
+            {"value": _get(one, "value"), "weight": _get(one, "percentage_allocation"), "priority": at}
+            for at, one in enumerate(_listed(raw, "multivariate"))
         ],
     }
 

@@ -1,11 +1,15 @@
 """Exports as people download them, with what their documentation allows beside the forms that SDKs read."""
 
 import hashlib
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.imports.documents import Json, imported, value
+from tests.verbs import run_verb
 
 
 def flagsmith(conditions: list[Json], **top: Any) -> Json:
@@ -16,6 +20,43 @@ def flagsmith(conditions: list[Json], **top: Any) -> Json:
     segment = {"id": 1, "name": "s", "rules": rules, "feature_states": [state("in", 2)]}
     document = {"api_key": "env", "name": "Production", "project": {"segments": [segment]}}
     return document | {"feature_states": [state("out", 1)]} | top
+
+
+def test_flagsmiths_export_of_features_is_read_by_the_verb(tmp_path: Path) -> None:
+    def feature(name: str, of: Any, *shares: Any, enabled: bool = True) -> Json:
+        multivariate = [
+            {"percentage_allocation": share, "default_percentage_allocation": 0, "value": one, "type": "unicode"}
+            for one, share in shares
+        ]
+        return {
+            "name": name,
+            "default_enabled": False,
+            "is_server_key_only": False,
+            "initial_value": None,
+            "value": of,
+            "type": "unicode",
+            "enabled": enabled,
+            "multivariate": multivariate,
+        }
+
+    features = [
+        feature("banner", "hello"),
+        feature("limit", 7, enabled=False),
+        feature("price", "old", ("low", 30.0), ("high", 20.0)),
+    ]
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(features))
+    done = run_verb("import", "flagsmith", str(file), "--to", str(tmp_path / "shop"), "--json")
+    assert done.returncode == 0, done.stderr
+    notes = {(one["flag"], one["place"]): one["kept"] for one in json.loads(done.stdout)["notes"]}
+    assert notes == {("the export", "segments"): "not kept", ("price", "hash"): "changed"}
+    assert run_verb("check", str(tmp_path / "shop")).returncode == 0
+    result, plan = imported("flagsmith", {"features": features})
+    assert value(result, plan, "banner", "u") == {"enabled": True, "value": "hello"}
+    assert value(result, plan, "limit", "u") == {"enabled": False, "value": 7}
+    given = Counter(value(result, plan, "price", f"u{n}")["value"] for n in range(4_000))
+    for name, share in {"low": 0.3, "high": 0.2, "old": 0.5}.items():
+        assert abs(given[name] / 4_000 - share) < 5 * (share * (1 - share) / 4_000) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def import_flags_of(
     from engine.imports.growthbook_proof import prove_growthbook
     from engine.imports.import_flags import import_flags, write_import
 
-    document = _read(file)
+    document = _read(file, system)
     existing = read_folder(to)[0] if to.is_dir() else {}
     result = import_flags(system, document, existing)
     proof = None
@@ -58,13 +58,15 @@ def import_flags_of(
     return int(proof is not None and proof.equal < proof.compared)
 
 
-def _read(file: Path) -> dict[str, object]:
-    """The document of a file."""
+def _read(file: Path, system: str) -> dict[str, object]:
+    """The document of a file; Flagsmith's export of features is a list."""
     data = file.read_bytes()
     try:
         found = msgspec.yaml.decode(data) if file.suffix in {".yaml", ".yml"} else msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise BadInput(f"{file}: is neither JSON nor YAML that can be read ({error}); export it again") from None
+    if system == "flagsmith" and isinstance(found, list):
+        return {"features": found}
     if not isinstance(found, dict):
         raise BadInput(f"{file}: is a {type(found).__name__}, not a mapping; give an export of the system")
     return found
