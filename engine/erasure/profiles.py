@@ -25,7 +25,7 @@ from engine.customer import KINDS, Counts, IdKind, Profile
 from engine.customers.model.merge import absorbed_keys
 from engine.customers.redis import keys
 from engine.customers.redis.counts import decode_counts
-from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.keys import KeyHasher, ProfileKey
 from engine.customers.redis.lookup import (
     as_mapping,
     candidate_keys,
@@ -51,6 +51,9 @@ written, and those of a server whose clock is ahead. No other record arrives whi
 SECOND_SWEEP_SECONDS = 5.0
 """Seconds after which an erasure is swept again. By then its process has finished or died, and so has every decision
 that had read the profile before and could store something of it afterwards."""
+
+AT_ONCE = 100
+"""Tombstones written together; other requests run between two such batches."""
 
 DeleteElsewhere = Callable[[RedisPipeline, Container[str]], Awaitable[None]]
 """Deletes what another room stores of the customers whose identifiers have these digests."""
@@ -90,7 +93,7 @@ async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
         return None
     key, profile = found
     counts = await store.pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
-    absorbed = absorbed_keys(profile, store.hash_key)
+    absorbed = await asyncio.to_thread(absorbed_keys, profile, store.hash_key)
     offers = await offers_with_codes(store.pipeline)
     codes = await asyncio.gather(*(read_codes(store.pipeline, offer, key, absorbed) for offer in offers))
     return Export(profile, counts, [code for of_offer in codes for code in of_offer])
@@ -172,12 +175,10 @@ async def _begin(
             found = await find_damaged(wire, places)
         begun = _BegunErasure(now, "", places, sorted(digests), places)
         if found:
-            ids = found.profile.ids
-            names = {name for names_of_kind in ids.values() for name in names_of_kind} | {found.profile.id} - {""}
-            entries = {hash_(kind, name) for kind in KINDS for name in ids.get(kind, ())} - {found.key}
             owners = [found.key, *await _absorbed_alone(store, found.profile)]
-            every_digest = sorted(digests.union(map(identifier_digest, names)))
-            begun = _BegunErasure(now, found.key, sorted(entries), every_digest, owners)
+            # A customer may have thousands of identifiers, whose hashes would hold the event loop.
+            entries, named = await asyncio.to_thread(_hash_identifiers, found.profile, hash_)
+            begun = _BegunErasure(now, found.key, sorted(entries - {found.key}), sorted(digests | named), owners)
         await wire.send("HSET", UNFINISHED_ERASURES, f"{now!r} {begun.key or places[0]}", _encode(begun))
         await wire.send("PEXPIRE", UNFINISHED_ERASURES, int(ERASURES_LIFE * 1000))
         await announce_erasure(wire, begun.digests, now, now + min(LATE_SECONDS, store.rules.tombstone_life))
@@ -191,12 +192,19 @@ async def _begin(
         return begun, found.profile if found else None
 
 
+def _hash_identifiers(profile: Profile, hash_: KeyHasher) -> tuple[set[ProfileKey], set[str]]:
+    """The keys of a customer's identifiers, and the digests of these and of the profile's id."""
+    names = {name for names_of_kind in profile.ids.values() for name in names_of_kind} | {profile.id} - {""}
+    entries = {hash_(kind, name) for kind in KINDS for name in profile.ids.get(kind, ())}
+    return entries, {identifier_digest(name) for name in names}
+
+
 async def _absorbed_alone(store: ProfileStore, profile: Profile) -> list[ProfileKey]:
     """The keys of visitors that a profile absorbed, except browsers that are customers again.
 
     Others that the profile names may be of a browser that another customer was a visitor on.
     """
-    absorbed = absorbed_keys(profile, store.hash_key)
+    absorbed = await asyncio.to_thread(absorbed_keys, profile, store.hash_key)
     if not absorbed:
         return []
     values = await store.pipeline.get([keyspace.profile(one) for one in absorbed], list)
@@ -206,7 +214,9 @@ async def _absorbed_alone(store: ProfileStore, profile: Profile) -> list[Profile
 async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _BegunErasure) -> None:
     """Replace the customer's pointers, and profiles being merged into theirs, by tombstones."""
     pointer = b">" + begun.key.encode() if begun.key else TOMBSTONE
-    await asyncio.gather(*(write_tombstone(wire, entry, pointer, rules) for entry in begun.entries))
+    for at in range(0, len(begun.entries), AT_ONCE):
+        some = begun.entries[at : at + AT_ONCE]
+        await asyncio.gather(*(write_tombstone(wire, entry, pointer, rules) for entry in some))
     for source, target in (await read_begun_merges(wire)).items() if begun.key else ():
         if target == begun.key:
             await write_tombstone(wire, source, b"M" + target.encode(), rules)

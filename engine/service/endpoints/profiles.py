@@ -5,9 +5,11 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import structlog
+from msgspec import Raw
 
 from engine.claims.coupons import CustomerCode
 from engine.customers.customer_view import customer_view
@@ -106,7 +108,7 @@ async def export_customer(worker: Worker, customer: str) -> CustomerExport:
     rows = await asyncio.to_thread(_export_rows, worker.settings, ids)
     if stored is None and not any(rows.values()):
         raise _unknown_customer(customer)
-    profile = _view(worker, stored) if stored else None
+    profile = await asyncio.to_thread(_view, worker, stored) if stored else None
     return CustomerExport(customer, profile, rows, stored.coupons if stored else [])
 
 
@@ -153,7 +155,7 @@ def _read_offers(settings: Settings, ids: set[str]) -> "tuple[list[OfferedOffer]
 
 
 def _export_rows(settings: Settings, ids: set[str]) -> dict[str, list[dict[str, object]]]:
-    """The customer's rows of the log and of the streams.
+    """The customer's rows of the log and of the streams, encoded.
 
     Raises:
         Refusal: 501 if the libraries that read the log are not installed, 503 if the store is away.
@@ -161,7 +163,9 @@ def _export_rows(settings: Settings, ids: set[str]) -> dict[str, list[dict[str, 
     try:
         from engine.journal.log.export import export_rows  # noqa: PLC0415 # a server runs without the analysis extra
 
-        return export_rows(settings.log, ids, settings.redis)
+        found = export_rows(settings.log, ids, settings.redis)
+        # Encoded here, in a thread; the answer copies the bytes. All rows at once would hold the event loop.
+        return {table: [cast("dict[str, object]", Raw(_encode(row))) for row in rows] for table, rows in found.items()}
     except ImportError as error:
         missing = missing_extra("an export", error)
         raise Refusal(501, str(missing)) if missing else error from None
