@@ -20,7 +20,11 @@ def evaluate(
         list[Path], Parameter(help="A YAML file: a placement's, or `kind:` and its options; may be repeated.")
     ],
     placement: Annotated[
-        str | None, Parameter(help="The placement of the log to evaluate, if the files do not name it.")
+        str | None,
+        Parameter(
+            help="The placement of the log to evaluate, if the files do not name it; PLACEMENT#creatives are the "
+            "creatives of what it showed."
+        ),
     ] = None,
     alpha: Annotated[float, Parameter(help="One minus the coverage of the intervals.")] = 0.05,
     curve: Annotated[

@@ -13,6 +13,7 @@ import pytest
 
 from engine import keyspace
 from engine.analysis.offpolicy.evaluate import evaluate
+from engine.analysis.offpolicy.policy_value import ValueEstimate
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
 from engine.cli.app import app
@@ -125,6 +126,17 @@ def check_report(report: Any, answers: list[dict[str, Any]]) -> None:
     assert sum(row["exposures"] for row in report["arms"]) == 260
 
 
+def check_evaluation_of_creatives(shop: Any, answers: list[dict[str, Any]]) -> None:
+    """Creatives drawn evenly are valued by the creatives that were drawn: each picture is clicked and no text."""
+    judged = evaluate(shop.settings.log, [shop.settings.data / "even.yaml"], placement="hero#creatives")
+    shown = [answer for answer in answers if "creative" in answer]
+    assert (judged.arms, judged.decisions) == (4, len(shown))
+    [policy] = judged.policies
+    by_hand = sum(0.5 / one["creative_propensity"] * (one["creative"] in {"photo", "oven"}) for one in shown)
+    assert isinstance(policy.ips, ValueEstimate)
+    assert policy.ips.value == pytest.approx(by_hand / len(shown), rel=1e-9)
+
+
 def test_pictures_are_learnt_beside_their_offer(
     open_shop: Any, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +167,7 @@ def test_pictures_are_learnt_beside_their_offer(
     (shop.settings.data / "even.yaml").write_text("policy: {kind: uniform}\n")
     judged = evaluate(shop.settings.log, [shop.settings.data / "even.yaml"])
     assert judged.arms == 3  # two offers and silence: a creative is no arm of the placement
+    check_evaluation_of_creatives(shop, [answer for _, answer in first + later])
 
 
 def test_what_staff_the_page_and_the_mail_see_names_the_creative(open_shop: Any) -> None:

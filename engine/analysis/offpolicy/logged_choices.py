@@ -18,6 +18,7 @@ from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, View, t
 from engine.analysis.sources.engines import Cell, DuckDB
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
+from engine.catalog.plan.creatives import CREATIVES
 from engine.catalog.plan.features import Context, Value
 from engine.errors import BadInput
 from policies.batches import Floats, Ints
@@ -45,6 +46,12 @@ WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {p
 ORDER BY time, decision_id, place
 """
 """Every item of a list that was seen in part is a row: whether a position was looked at is part of its reward."""
+_CREATIVES_QUERY = _CHOICES_QUERY.replace(
+    "variant, {offer_propensity}, candidates, context, reward, place\n",
+    "variant || '/' || creative, creative_propensity, list_transform(creatives, one -> variant || '/' || one), "
+    "context, reward, 0\n",
+).replace("policy IS NOT NULL AND variant IS NOT NULL", "creative_policy IS NOT NULL AND creative IS NOT NULL")
+"""The choices of creatives, whose arms are `OFFER/CREATIVE`. Each is given its offer, so that no list is judged."""
 _ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
 """The columns of the Open Bandit Dataset that are not features."""
 _context_decoder = msgspec.json.Decoder(dict[str, Value])
@@ -119,7 +126,8 @@ def read_logged_choices(source: Path, placement: str | None = None) -> LoggedCho
         source: the folder of a log, or a CSV of the Open Bandit Dataset. From a log come the exposed decisions of a
             policy with the latest reward of each, zero where there is none. The items of a CSV become the arms
             `item_ID`, all of them candidates in every round; `item_context.csv` beside it adds items never shown.
-        placement: the placement within a log; not needed where the log has only one.
+        placement: the placement within a log; not needed where the log has only one. `home_hero#creatives` are the
+            creatives of what it showed: the choices that its policy of creatives made.
 
     Raises:
         BadInput: if a column, the rewards or the choice is missing, or a propensity is not in (0, 1].
@@ -146,15 +154,17 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
     views = {name: table.sql for name, table in tables.items()} | {"offer_propensity": OFFER_PROPENSITY}
-    rows = source.run(_CHOICES_QUERY.format(**views, **_merge_sql(source, folder), placement=text_literal(chosen)))
+    shown = chosen.removesuffix(CREATIVES)
+    query = _CHOICES_QUERY if shown == chosen else _CREATIVES_QUERY
+    rows = source.run(query.format(**views, **_merge_sql(source, folder), placement=text_literal(shown)))
     if not rows:
         raise BadInput(
             f"{folder}: placement {chosen!r} has no exposed decision of a policy; the log has {', '.join(placements)}"
         )
     ids, customers, offers, propensities, candidates, contexts, rewards, places = zip(*rows, strict=True)
     _check_propensities(folder, propensities, [f"decision {decision}" for decision in ids])
-    if not source.rows(tables["rewards"].filter(tables["rewards"]["key"] == chosen).select("key").limit(1)):
-        raise BadInput(f"{folder}: rewards/ has no row of placement {chosen!r}; an evaluation needs rewards")
+    if not source.rows(tables["rewards"].filter(tables["rewards"]["key"] == shown).select("key").limit(1)):
+        raise BadInput(f"{folder}: rewards/ has no row of placement {shown!r}; an evaluation needs rewards")
     candidate_sets = [_read_candidates(folder, *row) for row in zip(ids, offers, candidates, strict=True)]
     arms = tuple(sorted({name for names in set(candidate_sets) for name in names}))
     position = {name: index for index, name in enumerate(arms)}
