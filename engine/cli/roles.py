@@ -1,5 +1,7 @@
 """The roles of the engine as verbs: all of them on one machine (`up`, `demo`), or one each."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,7 +170,7 @@ def collect(
     """Write the log: streams to Parquet. With --drain also the spools, then end; exit 1 if records are missing."""
     from engine.erasure.listener import LogErasures
     from engine.journal.log.collect import collect as run_collector
-    from engine.lake.follow import copying
+    from engine.lake.follow import LAST_SECONDS, copying
     from engine.up import reach_store, stop_on_signals
 
     settings = from_environment(data=data, redis=redis)
@@ -177,8 +179,11 @@ def collect(
     start_tracing(settings.traces, "collect")
     stop = stop_on_signals()
     if not drain:
-        with copying(settings):
+        with copying(settings, last_seconds=LAST_SECONDS) as copy:
             run_collector(settings, LogErasures(), stop=stop)
+        if copy.is_hanging:
+            sys.stderr.flush()
+            os._exit(0)  # all that was collected is committed; pyarrow would wait for its open requests
         return 0
     with reach_store(settings, is_named=is_store_named(redis)) as settings, copying(settings):
         summary = run_collector(settings, LogErasures(), drain=True, stop=stop)

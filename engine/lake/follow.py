@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import CounterpointError, require_extras
@@ -16,6 +18,10 @@ from engine.lake.log_copy import CopyManifest, CopySummary, ObjectStore, copy_lo
 from engine.settings import Settings
 
 EVERY_SECONDS = 10.0
+LAST_SECONDS = 5.0
+"""How long a collector that is stopped waits for its last copy: it must end within ten seconds."""
+
+log = structlog.get_logger(__name__)
 
 
 class LogFollower:
@@ -45,23 +51,32 @@ class LogFollower:
         return summary
 
 
+@dataclass
+class LastCopy:
+    """Whether the last copy still waits for its object store; then the interpreter would wait for it as it ends."""
+
+    is_hanging: bool = False
+
+
 @contextmanager
-def copying(settings: Settings, *, every: float = EVERY_SECONDS) -> Iterator[None]:
+def copying(settings: Settings, *, last_seconds: float | None = None) -> Iterator[LastCopy]:
     """Copy the log beside the block if settings name a place for it, and once more after the block.
 
-    An object store that is away only delays the copy: nothing waits for it, except the last copy.
+    An object store that is away only delays the copy: nothing waits for it, except the last copy. With `last_seconds`
+    that one may take so long; what is not copied then, the collector that starts next copies first.
 
     Raises:
-        JournalError: after the block, if the last copy failed.
+        JournalError: after the block without `last_seconds`, if the last copy failed.
     """
+    copy = LastCopy()
     if settings.log_copy is None:
-        yield
+        yield copy
         return
     follower, ended = LogFollower(settings, settings.log_copy), threading.Event()
 
     def follow() -> None:
         outage = LogOnce("the log is not copied to the object store", "the log is copied again")
-        while not ended.wait(every):
+        while not ended.wait(EVERY_SECONDS):
             try:
                 began = time.time()
                 follower.copy()
@@ -70,14 +85,30 @@ def copying(settings: Settings, *, every: float = EVERY_SECONDS) -> Iterator[Non
             except CounterpointError as error:
                 outage.failed(error)
 
+    def finish() -> None:
+        thread.join()
+        try:
+            follower.copy()
+        except CounterpointError as error:
+            log.warning("the last copy of the log failed; the next collector completes it", error=str(error))
+
     thread = threading.Thread(target=follow, name="log copy", daemon=True)
     thread.start()
     try:
-        yield
+        yield copy
     finally:
         ended.set()
-        thread.join()
-    follower.copy()
+        if last_seconds is None:
+            thread.join()
+    if last_seconds is None:
+        follower.copy()
+        return
+    last = threading.Thread(target=finish, name="last log copy", daemon=True)
+    last.start()
+    last.join(last_seconds)
+    copy.is_hanging = last.is_alive()
+    if copy.is_hanging:
+        log.warning("the object store did not take the last copy of the log in time; the next collector completes it")
 
 
 def _open_tables(catalog: str | None, prefix: str) -> Callable[[CopyManifest], None] | None:
