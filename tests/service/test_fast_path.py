@@ -14,7 +14,7 @@ from litestar import Litestar
 from engine.catalog.plan.plan import Plan
 from engine.service.access import fast_path
 from engine.service.access.connection import ConnectionLimits
-from engine.service.access.fast_path import fast_path_protocol, parse_plain_request
+from engine.service.access.fast_path import HeadReader, fast_path_protocol, parse_plain_request
 from engine.service.app import create_app
 from engine.service.endpoints.flag_stream import FlagChanges
 from engine.service.http import Call, Reply, endpoint
@@ -122,6 +122,7 @@ def test_a_client_that_disconnects_early_harms_no_other(port: int) -> None:
     [
         lambda data: data + b"x",
         lambda data: data[:-1],
+        lambda data: data[:-6].replace(b"content-length: 2", b"content-length: 0"),
         lambda data: data.replace(b"content-length: 2", b"content-length: 2\r\ncontent-length: 2"),
         lambda data: data.replace(b"content-length: 2", b"content-length: +2"),
         lambda data: data.replace(b"content-length: 2", b"content-length : 2"),
@@ -137,6 +138,21 @@ def test_whatever_is_in_doubt_leaves_the_fast_path(change: Callable[[bytes], byt
     limits = ConnectionLimits()
     assert parse_plain_request(request(b"{}"), limits) is not None
     assert parse_plain_request(change(request(b"{}")), limits) is None
+    reader = HeadReader(limits)
+    for _ in range(2):
+        assert reader.read(request(b"{}")) == parse_plain_request(request(b"{}"), limits)
+        assert reader.read(change(request(b"{}"))) is None
+
+
+def test_requests_with_one_head_each_get_their_own_answer(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        for body in (b'{"n": 1}', b'{"n": 2}', b'{"n": 33}', b'{"n": 4}'):
+            connection.sendall(request(body))
+            answer = b""
+            while not answer.endswith(body):
+                received = connection.recv(4096)
+                assert received, answer
+                answer += received
 
 
 @pytest.mark.parametrize("kind", ["str", "path"])

@@ -91,6 +91,33 @@ class _FastCycle:
         connection.on_response_complete()  # also without a client: uvicorn starts the next queued request here
 
 
+class HeadReader:
+    """Splits plain requests of one connection; it parses a head that equals the one before only once.
+
+    Clients that keep a connection open repeat their headers, so most requests differ in the body alone.
+    """
+
+    __slots__ = ("_head", "_headers", "_length", "_limits")
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._head: bytes | None = None
+        self._headers: HeaderList = []
+        self._length = 0
+
+    def read(self, data: bytes) -> tuple[HeaderList, bytes] | None:
+        """Headers and body of `data` as `parse_plain_request` gives them, or None."""
+        head, end, body = data.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        if head != self._head:
+            parsed = _parse_head(head, self._limits, is_probe=False)
+            if parsed is None:
+                return None
+            self._head, (self._headers, self._length) = head, parsed
+        return (self._headers.copy(), body) if self._length == len(body) else None
+
+
 class FastPathProtocol(BoundedProtocol):
     """A bounded connection that tries the fast path first."""
 
@@ -103,13 +130,14 @@ class FastPathProtocol(BoundedProtocol):
     in_progress: ClassVar[set[asyncio.Task[None]]] = set()
     """The requests of all connections that the fast path has handlers answer."""
     _answered_at = 0.0
+    _heads: HeadReader | None = None
 
     def data_received(self, data: bytes) -> None:
         """Answer a plain request on the fast path while the connection is idle; else pass the data to uvicorn."""
         if self.is_idle:
             line = data[: data.find(b"\r\n")]
             route = self.endpoints.get(line) or self._parameter_route(line)
-            request = parse_plain_request(data, self.limits) if route else None
+            request = self._read_plain(data) if route else None
             if route and request:
                 self.unset_timer()
                 cycle = _FastCycle(self)
@@ -124,6 +152,12 @@ class FastPathProtocol(BoundedProtocol):
             if line in self.probes and self._takes_probe(self.probes[line], data):
                 return
         super().data_received(data)
+
+    def _read_plain(self, data: bytes) -> tuple[HeaderList, bytes] | None:
+        """Headers and body of one complete plain request; else None."""
+        if self._heads is None:
+            self._heads = HeadReader(self.limits)
+        return self._heads.read(data)
 
     def _takes_probe(self, route: HotRoute, data: bytes) -> bool:
         """Pass a probe to its route, which answers it at once or leaves it to uvicorn; False if it did that."""
@@ -251,7 +285,14 @@ def parse_plain_request(
     Stricter than HTTP: any doubt about where the request ends, or whether it is valid, is left to uvicorn. A probe has
     no body, and may ask to close the connection.
     """
-    head, _, body = data.partition(b"\r\n\r\n")
+    head, end, body = data.partition(b"\r\n\r\n")
+    parsed = _parse_head(head, limits, is_probe=is_probe) if end else None
+    # Of another length it was cut short, or another request follows.
+    return (parsed[0], body) if parsed is not None and parsed[1] == len(body) else None
+
+
+def _parse_head(head: bytes, limits: ConnectionLimits, *, is_probe: bool) -> tuple[HeaderList, int] | None:
+    """The headers of a plain request and the length of its body (bytes); None if the head is not plain."""
     lines = head.split(b"\r\n")
     if len(head) + 4 > limits.head_bytes or len(lines) - 1 > limits.headers:
         return None
@@ -278,7 +319,7 @@ def parse_plain_request(
         headers.append((name, value))
     if is_probe and length is None:
         length = 0
-    return (headers, body) if length == len(body) else None  # else cut short, or followed by another request
+    return None if length is None else (headers, length)
 
 
 def fast_path_protocol(
