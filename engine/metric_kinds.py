@@ -2,8 +2,8 @@
 
 Code asks a kind for an attribute and never compares its name. To add a kind, add its name to `MetricKindName` and its
 value to `METRIC_KINDS`. Write more only if it is computed in a new way. How events add up to a customer's value is in
-`EventAdds` and `analysis.sources.orders`. An estimate that is no mean or ratio of units' values has a module beside
-`analysis.aggregates.quantiles`.
+`EventAdds`, `MetricKind.add_event` and `analysis.sources.orders`. An estimate that is no mean or ratio of units' values
+has a module beside `analysis.aggregates.quantiles`.
 """
 
 from collections.abc import Mapping
@@ -111,6 +111,10 @@ class MetricKind:
     def rewards_are_counts(self) -> bool:
         """Whether a rewarded event counts 1, so that rewards lie in [0, 1]; otherwise rewards are amounts."""
         return self.event_adds in COUNTED
+
+    def add_event(self, value: float, amount: float) -> float:
+        """A customer's value after one more event of this amount, as guardrails add events up."""
+        return value + amount
 
     def score(self, answer: float) -> float:
         """The score of an answer."""

@@ -65,7 +65,8 @@ def _check_planted_changes(folder: Path) -> None:
     for offer, line in levers.items():
         value = found[f"offers/{offer}.yaml"].per_thousand
         assert isinstance(value, Effect)
-        assert value.low < 1000 * _true_worth(log, offer, line) < value.high
+        # Twice the 95 % interval: about four standard errors, since what the demo logs differs from run to run.
+        assert abs(1000 * _true_worth(log, offer, line) - value.estimate) < value.high - value.low
 
 
 def _true_worth(log: Path, offer: str, line: str) -> float:

@@ -215,8 +215,8 @@ class Breaker:
         insert = "INSERT OR IGNORE INTO guard_messages VALUES (?, ?, ?, ?, ?)"
         if self._db.execute(insert, (*place, begun, message, ended)).rowcount:
             self._db.execute(
-                "UPDATE under_guard SET value = value + ? WHERE experiment = ? AND metric = ? AND customer = ?",
-                (amount, *place, event.customer),
+                "UPDATE under_guard SET value = ? WHERE experiment = ? AND metric = ? AND customer = ?",
+                (METRIC_KINDS[test.metric.kind].add_event(value, amount), *place, event.customer),
             )
 
     def _move_customer(self, before: str, after: str) -> None:
