@@ -214,7 +214,7 @@ def satisfaction(
     if not is_table and score is not None:
         raise BadInput(f"--score {score}: names a column of a --table; the log's answers are found by their events")
     if is_table and experiment is not None:
-        raise BadInput(f"--experiment {experiment}: is of the log; with a --table give --by COL of the variant")
+        raise BadInput(f"--experiment {experiment}: reads the log; with --table, give the variant's column as --by COL")
     asked_for = SatisfactionOptions(
         question=question, asked=None if is_table else asked, by=tuple(by or ()), experiment=experiment
     )

@@ -31,7 +31,9 @@ def check_store_access(settings: Settings) -> Iterator[Diagnosis]:
             return  # the store has a finding of its own
     if name in ("default", b"default"):
         yield warning(
-            "store access", "roles are its user `default`, who may do everything", "counterpoint store acl FILE"
+            "store access",
+            "every role connects as the user `default`, which may run every command",
+            "counterpoint store acl FILE",
         )
     else:
         yield ok("store access", f"as user {name if isinstance(name, str) else name.decode()}")

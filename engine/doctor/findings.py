@@ -100,7 +100,7 @@ def _check_disks(settings: Settings) -> Iterator[Diagnosis]:
         yield problem("disk", f"{place}: cannot be written", "give this user the right, or name another --data")
     free = shutil.disk_usage(place).free
     if free < LEAST_FREE:
-        yield problem("disk", f"{place}: {free / 1e6:,.0f} MB are free", "free it, or nothing can be recorded")
+        yield problem("disk", f"{place}: {free / 1e6:,.0f} MB are free", "free disk space, or no record can be written")
     else:
         yield ok("disk", f"{place}: {free / 1e9:,.1f} GB are free")
 
@@ -250,7 +250,9 @@ def _check_server(url: str) -> Iterator[Diagnosis]:
             yield problem("server", f"{url}: is not an address of a server: {error}", "write http://HOST:PORT")
             return
         detail = f"{url}: does not answer as a decision server ({type(error).__name__})"
-        yield problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
+        yield problem(
+            "server", detail, "check the address, which must serve /readyz; if it is right, read the server's log"
+        )
         return
     except OSError as error:
         yield problem("server", f"{url}: {error}", "start it; its log has the reason why it ended")

@@ -44,11 +44,11 @@ make all of them smaller."""
 MOST_REQUESTS = 512
 """Requests of one batch: a burst is read at once, since a request that is read is no longer degraded for its wait."""
 HOLD_SECONDS = 0.005
-"""By the wall clock: reading the clock of the thread after each decision took a fifth of its CPU."""
+"""It is measured by the wall clock: reading the thread's clock after each decision took a fifth of its CPU."""
 LATE_SECONDS = 0.01
 """A request is unread for so long past its deadline only if the CPU has more to do than it can."""
 LOOK_SECONDS = 0.001
-"""After a deadline, for what arrived while this process waited for a CPU."""
+"""The wait after a deadline for replies that arrived while this process waited for a CPU."""
 _EXPIRED_AT_ONCE = 32
 
 log = structlog.get_logger(__name__)

@@ -49,7 +49,7 @@ AT_ONCE = 32
 SETTLE_SECONDS = 2
 """Seconds after which a shown item without a click is learnt as not clicked."""
 ANSWER_SECONDS = 30
-"""Seconds that an answer of the engine may take: the replay loads it as far as it goes."""
+"""The timeout of an answer (s); it is long, since the replay saturates the engine."""
 POWER = 0.8
 LEARN_SECONDS, QUIET_SECONDS = 30, 3
 """Seconds to wait for the learner in all, and without a new snapshot."""

@@ -40,7 +40,7 @@ LEAST_PAST: Final = 3
 _NOTE = "Revenue per exposed customer against control's, of those whose window is over; the others wait."
 _LIMITS = [
     "The best of many noisy effects is too large: the naive sum is measured, the shrunken one expected.",
-    "Sums add effects that were measured apart; the holdout measures all that it was kept from together.",
+    "Sums add effects of separate experiments; the holdout measures all of these changes together.",
     "A customer whose window is not over yet counts in no effect, so an experiment that just began has few.",
     "Each effect is of the newest version, on revenue within the window; an experiment's own metrics are in `analyze`.",
 ]

@@ -2,7 +2,7 @@
 
 A change is `safe` if it removes no customer from an experiment and changes nobody's variant; a property test compares
 this with the assignments of both plans. A change of the question that an experiment was started with is `unsafe` too:
-nobody moves, but who picks the metric or the method after a look at the data has no error rate.
+no customer changes variant, but who picks the metric or the method after a look at the data has no error rate.
 """
 
 from collections.abc import Iterator, Mapping
@@ -175,23 +175,23 @@ def _compare_question(before: ExperimentSpec, after: ExperimentSpec) -> Iterator
     if before.metrics != after.metrics:
         old, new = before.metrics, after.metrics
         if old is None or (new is not None and _deciding(old) == _deciding(new)):
-            yield "metrics", "safe", "the report has other secondary metrics; nobody moves"
+            yield "metrics", "safe", "the report has other secondary metrics; no customer changes variant"
         else:
             reason = "the metric or the guardrails that decide the verdict are chosen after customers were exposed"
-            yield "metrics", "unsafe", f"{reason}, so alpha no longer bounds its errors; nobody moves"
+            yield "metrics", "unsafe", f"{reason}, so alpha no longer bounds its errors; no customer changes variant"
     if before.exposures != after.exposures:
         yield (
             "exposures",
             "unsafe",
-            "the report counts other exposures, chosen after customers were exposed; nobody moves",
+            "the report counts other exposures, chosen after customers were exposed; no customer changes variant",
         )
     if before.analysis != after.analysis:
         longer = msgspec.structs.replace(before.analysis, min_days=after.analysis.min_days)
         if longer == after.analysis and after.analysis.min_days > before.analysis.min_days:
-            yield "analysis", "safe", "the verdict waits longer; nobody moves"
+            yield "analysis", "safe", "the verdict waits longer; no customer changes variant"
         else:
             reason = "the method of the verdict is chosen after customers were exposed"
-            yield "analysis", "unsafe", f"{reason}, so alpha no longer bounds its errors; nobody moves"
+            yield "analysis", "unsafe", f"{reason}, so alpha no longer bounds its errors; no customer changes variant"
 
 
 def _deciding(metrics: ExperimentMetrics) -> tuple[str, frozenset[str]]:

@@ -70,7 +70,7 @@ SEGMENT_REASONS = _Reasons("each request evaluates it; experiments that it remov
 TRAIT_REASONS = _Reasons(
     "its window begins empty at each customer; `counterpoint traits backfill` fills it from the log"
 )
-METRIC_REASONS = _Reasons("reports count by the new definition; nobody moves")
+METRIC_REASONS = _Reasons("reports count by the new definition; no customer changes variant")
 CHANNEL_REASONS = _Reasons(PER_REQUEST, {"caps": COUNTED}, REMOVED)
 PLACE_REASONS = _Reasons("its stock stays; the next showing goes by the new places")
 PLACEMENT_REASONS = _Reasons(PER_REQUEST, removed=REMOVED)

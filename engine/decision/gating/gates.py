@@ -224,24 +224,24 @@ GATES: Mapping[Gate, GateRule] = {
     ),
     "place": GateRule(
         closes=_out_of_reach,
-        meaning="no place that hands its item over is near, or where the customer is, is not known",
+        meaning="no place near the customer hands over its item, or the customer's position is not known",
         for_staff="not available near the customer",
     ),
     "stock": GateRule(
         closes=_out_of_stock,
-        meaning="what is left of its SKU is sold or reserved, at every place that hands it over",
+        meaning="its SKU is sold out or fully reserved at every place that hands it over",
         for_staff="sold out",
         given="pools",
     ),
     "budget": GateRule(
         closes=_over_budget,
-        meaning="what is left of its budget is spent or reserved",
+        meaning="its budget is spent or fully reserved",
         for_staff="its budget is spent",
         given="pools",
     ),
     "coupon": GateRule(
         closes=_without_code,
-        meaning="no coupon code of it is left, and the customer has none yet",
+        meaning="all its coupon codes are taken, and the customer has none",
         for_staff="all its codes are given away",
         given="pools",
     ),

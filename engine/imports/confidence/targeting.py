@@ -106,7 +106,7 @@ def _all_match(name: str, rule: Mapping[str, object]) -> Tree:
 
 
 def _tests(rule: Mapping[str, object]) -> list[dict[str, object]]:
-    """The tests of which a single value must meet one."""
+    """The tests of a single value, which must meet at least one of them."""
     for field, operator in _TEXTS.items():
         if field in rule:
             return [{operator: str(camel(rule[field] or {}).get("value", ""))}]

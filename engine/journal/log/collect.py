@@ -34,7 +34,7 @@ from engine.telemetry.tracing import record_batch
 _READER = "collector"
 _IDLE = 0.05
 _PUBLISH_SECONDS = 5.0
-"""Between two publications of what is collected, while nothing new is committed."""
+"""Seconds between two publications of the collected position while nothing new is committed."""
 _MARK_LIFE_MS = 7 * 86_400_000
 """Milliseconds after which the mark of a silent spool is dropped."""
 _PACK = 4096

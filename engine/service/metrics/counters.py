@@ -55,7 +55,7 @@ class ServiceMetrics:
             registry=registry,
         )
         self._seconds = Histogram(
-            "counterpoint_decide_seconds", "From the body read to the answer made", registry=registry, buckets=BUCKETS
+            "counterpoint_decide_seconds", "Seconds from request body to answer", registry=registry, buckets=BUCKETS
         )
         self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=registry)
         self._event_warnings = Counter(
