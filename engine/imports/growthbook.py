@@ -146,7 +146,9 @@ class _GrowthBookReader:
             self.draft.note(name, "changed", why)
             self._experiment(rule, rule.contextual_variations, tree, name, more)
         else:
-            self.draft.note(name, "not kept", "it has neither a value nor two variations, and decides for nobody")
+            self.draft.note(
+                name, "not kept", "it has neither a value nor two variations, so it assigns no one; give it one of them"
+            )
 
     def _force(self, rule: GrowthBookRule, tree: Tree, name: str, more: dict[str, object]) -> None:
         """A forced value, for all or for the part of them that a rollout lets in."""

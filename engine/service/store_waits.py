@@ -56,7 +56,7 @@ class StoreWaits:
         self._asked[request] = time.monotonic()
 
     def end(self, request: Hashable) -> None:
-        """Note that a request no longer waits, whether or not it did."""
+        """Remove a request from those that wait; does nothing if it did not wait."""
         self._asked.pop(request, None)
 
     def _look_once_more(self, read: Hashable) -> None:

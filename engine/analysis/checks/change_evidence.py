@@ -201,7 +201,7 @@ def _given(plan: Plan, key: str, trace: Trace, now: float) -> tuple[str, object]
 
 
 def _with_days(before: Plan, one: ChangeEvidence, log_dir: Path) -> ChangeEvidence:
-    """The evidence with the number of added days, and in words."""
+    """The evidence with the number of added days and a sentence that describes it."""
     added, why = _days_added(before, one, log_dir)
     about = "about " if one.is_estimate else ""
     parts = [f"drops {about}{one.dropped:,} of {one.exposed:,} exposed people" if one.dropped else "drops nobody"]

@@ -29,7 +29,7 @@ FORCED = "forced"
 class StaleFlag(msgspec.Struct, frozen=True, kw_only=True):
     """A flag with one value since a day (RFC 3339), or last decided on that day; `text` adds the remedy.
 
-    `variant` is None where nobody asks for it any more, or where it gave no variant.
+    `variant` is None where the code no longer evaluates the flag, or where it gave no variant.
     """
 
     key: str

@@ -141,7 +141,7 @@ def fill_from_traces(
         log_dir: the log's folder.
         seen: a table with `decision_id` and `column`.
         column: a column of text.
-        missing: in which rows.
+        missing: whether a row's value is read from its trace.
         read: finds the value in a trace.
     """
     wanted = source.keep(f"unlogged_{column}", seen.filter(missing).select("decision_id").distinct())

@@ -57,7 +57,7 @@ class PartitionLeases:
         return True
 
     def release(self) -> None:
-        """Give the leases back, so that another learner need not wait for their end."""
+        """Release the leases, so that another learner need not wait until they expire."""
         if self.is_held:
             self.is_held = False
             for partition in self._partitions:

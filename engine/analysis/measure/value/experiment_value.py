@@ -77,7 +77,7 @@ def compare_values(
         for name, *cells in source.rows(_VARIANTS, key=text_literal(key), **tables)
     }
     if not rows:
-        raise BadInput(f"--experiment {key}: nobody in {source.place} saw it; give the key of an experiment of the log")
+        raise BadInput(f"--experiment {key}: no customer in {source.place} was exposed to it; give a key from the log")
     first = next((name for name in (control, "control") if name in rows), min(rows))
     n, mean, spread, _ = rows[first]
     found = []
