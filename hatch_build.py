@@ -5,7 +5,7 @@
 
 The modules stay as they are: plain Python is the reference and what runs without a compiler. Annotations mean nothing
 to the compiled code (`annotation_typing`), so it computes with the same objects and gives the same bits
-(`tests/test_compiled.py`). Modules with coroutines are left out: compiled they were slower.
+(`tests/compiled/test_compiled.py`). Modules with coroutines are left out: compiled they were slower.
 """
 
 import os
