@@ -9,9 +9,13 @@ from urllib.parse import urlencode
 import jsonschema
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from engine.catalog.spec.identifiers import is_placeholder
 from engine.customer import KINDS
 from engine.service.app import create_app
+from engine.service.document.schemas import components
 from engine.service.endpoints.openapi import openapi
 from engine.service.endpoints.operations import OPERATIONS, Operation
 from engine.settings import Settings
@@ -234,3 +238,38 @@ def test_a_number_that_identifies_nobody_is_no_target_by_the_document(server: An
     body = {"context": {"anonymousId": number}}
     answer = server.post("/ofrep/v1/evaluate/flags/checkout_layout", body)
     assert validator(schema).is_valid(body) is (answer.status_code == 200), answer.text
+
+
+PARTS = [
+    "<",
+    "ErG",
+    "^",
+    "I",
+    ">",
+    "@",
+    "null",
+    "NULL",
+    "a",
+    "0",
+    "-",
+    " ",
+    ".",
+    "de",
+    "_",
+    "{",
+    "}",
+    "[[",
+    "]]",
+    "nan",
+]
+PARTS += ["object", "1", "\x0b", "+49", "/", "undefined", "Z", "\\", "`"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=7).map("".join))
+@settings(max_examples=500, deadline=None)
+def test_the_document_says_of_each_text_whether_it_names_somebody(text: str) -> None:
+    schemas: Any = components()
+    somebody = schemas["Somebody"]["not"]["pattern"]
+    mailbox = [one["not"]["pattern"] for one in schemas["Mailbox"]["allOf"][1:]]
+    assert is_placeholder(text) == bool(re.search(somebody, text))
+    assert is_placeholder(text, "email") == any(re.search(pattern, text) for pattern in (somebody, *mailbox))

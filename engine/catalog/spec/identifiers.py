@@ -38,6 +38,8 @@ _NOBODY = re.compile(rf"(?:{_MARK}|0)*|{_PLACEHOLDER}", re.IGNORECASE)
 _USUAL = re.compile(r"(?![0_.:@-])[0A-Za-z_.:@-]*[1-9][\w.:@-]*", re.ASCII)
 _SMALL = re.compile(r"\\u[0-9a-f]{4}|\\.|\[(?:\\u[0-9a-f]{4}|\\.|[^]\\])*\]|[a-z]")
 """A small letter of a pattern, or a class or an escape, whose letters are none."""
+_SMALL_IN_CLASS = re.compile(r"(\\u[0-9a-f]{4}|\\.)|[a-z]-[a-z]|[a-z]")
+"""A small letter of a class or a range of them; an escape is the group."""
 _NO_MAILBOX = re.compile(r"[\W_0]*|undefined|null", re.IGNORECASE)  # Nan and Nil are also names of people
 COUNTRY_CODE_DIGITS = 3
 """A phone with at most this many digits, zeros at its ends apart, is only a country code."""
@@ -51,7 +53,7 @@ def placeholder_pattern() -> str:
     def both_cases(found: re.Match[str]) -> str:
         text = found[0]
         if text[0] == "[":
-            return f"[{_SMALL.sub(lambda one: one[0] + one[0].upper() if one[0].isalpha() else one[0], text[1:-1])}]"
+            return f"[{_SMALL_IN_CLASS.sub(lambda one: one[0] if one[1] else one[0] + one[0].upper(), text[1:-1])}]"
         return f"[{text}{text.upper()}]" if text.isalpha() else text
 
     return _SMALL.sub(both_cases, _PLACEHOLDER)

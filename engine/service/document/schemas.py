@@ -130,12 +130,11 @@ def _kind_schema(kind: str) -> Node:
     if kind == "phone":
         return {"allOf": [_SOMEBODY], "pattern": _digits(COUNTRY_CODE_DIGITS + 1)}
     if kind == "email":
-        return {"allOf": [_SOMEBODY, {"not": {"pattern": _NO_MAILBOX}}, {"not": {"pattern": _NO_DOMAIN}}]}
+        return {"$ref": "#/components/schemas/Mailbox"}
     return _SOMEBODY
 
 
 _NO_MAILBOX = r"^(?:[\W_0]*|\s*(?:[uU][nN][dD][eE][fF][iI][nN][eE][dD]|[nN][uU][lL][lL])\s*)@[^@]*$"
-_NO_DOMAIN = rf"@(?:{placeholder_pattern()})(?:\.[^@]*)?$"
 _ANY_IDENTIFIER: Node = {
     "anyOf": [{"required": [kind], "properties": {kind: _kind_schema(kind)}} for kind in KINDS],
 }
@@ -164,5 +163,13 @@ def components() -> Node:
             "description": "a text that names a customer, no placeholder like 0, null, undefined, n/a or marks alone",
             "type": "string",
             "not": {"pattern": f"^(?:[^{name_characters()}]*|{placeholder_pattern()})$"},
+        },
+        "Mailbox": {
+            "description": "an e-mail address that names a customer, at a domain that is no placeholder",
+            "allOf": [
+                _SOMEBODY,
+                {"not": {"pattern": _NO_MAILBOX}},
+                {"not": {"pattern": rf"@(?:[^{name_characters()}.@]*|{placeholder_pattern()})(?:\.[^@]*)?$"}},
+            ],
         },
     }
