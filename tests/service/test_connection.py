@@ -87,8 +87,6 @@ def ask(port: int, *pieces: bytes, pause: float = 0.02) -> bytes:
         (400, HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n"),
         (400, HEAD + b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 200_000),
         (400, b"CONNECT h:80 HTTP/1.1\r\nhost: h\r\n\r\n"),
-        (400, HEAD + b"Host: 127.0.0.1\r\ncontent-length: 2\r\n\r\n{}"),
-        (400, HEAD.replace(b"host", b"x-host") + b"content-length: 2\r\n\r\n{}"),
     ],
 )
 @pytest.mark.parametrize("size", [1 << 30, 1460])
@@ -98,21 +96,6 @@ def test_what_is_too_large_or_no_http_is_refused_as_a_problem(port: int, status:
     assert b"content-type: application/problem+json\r\n" in got
     assert b"connection: close\r\n" in got
     assert b'"status":%d' % status in got
-
-
-@pytest.mark.parametrize("more", [b"", b"host: other\r\n"], ids=["none", "two"])
-@pytest.mark.parametrize(
-    "framing", [b"content-length: 2\r\n\r\n{}", b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
-)
-def test_each_request_of_a_connection_needs_one_host(port: int, more: bytes, framing: bytes) -> None:
-    bad = (HEAD + more if more else HEAD.replace(b"host", b"x-host")) + framing
-    got = ask(port, HEAD + framing + HEAD + framing + bad + HEAD + framing)
-    assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
-
-
-def test_http_1_0_needs_no_host(port: int) -> None:
-    head = HEAD.replace(b"HTTP/1.1\r\nhost", b"HTTP/1.0\r\nx-host")
-    assert ask(port, head + b"content-length: 2\r\n\r\n{}").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_content_length_of_5000_zeros_is_its_number(port: int) -> None:

@@ -27,10 +27,9 @@ from collections.abc import Callable
 import httptools
 import msgspec
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from engine.service.access.held_flow import HeldFlow
 from engine.service.ids import new_request_id
 from engine.service.problems import PROBLEM, Refusal
 
@@ -63,6 +62,32 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     write_seconds: float = 30.0
     stop_seconds: float = 1.5
     """The seconds for an upload in progress when the server stops."""
+
+
+class HeldFlow(FlowControl):
+    """Flow control of a connection whose reading can be held; only `release` resumes it."""
+
+    is_held = False
+
+    def hold(self) -> None:
+        """Stop reading until `release`."""
+        self.is_held = True
+        self.pause_reading()
+
+    def release(self) -> None:
+        """Resume reading."""
+        self.is_held = False
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Stop reading; a closing transport does not read anyway."""
+        if not self._transport.is_closing():
+            super().pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again unless reading is held."""
+        if not self.is_held and not self._transport.is_closing():
+            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -188,9 +213,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._is_deaf = True
             self.cycle.keep_alive = False
         except httptools.HttpParserError:
-            self._refuse(
-                Refusal(400, "the request is not HTTP/1.1, is ambiguous, or has not one Host header; send another")
-            )
+            self._refuse(Refusal(400, "the request is not HTTP/1.1, or is ambiguous; send another"))
         else:
             self._check_sizes()
 
@@ -221,10 +244,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Note the length of the body once the head is complete, and start or queue the request."""
         if len(self.headers) > self.limits.headers:
             return  # still `_in_head`, so `_check_sizes` refuses it
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            # Raised here, since the parser may go on to the next request's headers in the same bytes (RFC 9112, 3.2).
-            raise httptools.HttpParserError("not one Host header")
         super().on_headers_complete()  # raises for an address that is none, while this is still a head
         self._in_head, self._in_body = False, True
         self.unset_timer()

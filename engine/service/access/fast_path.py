@@ -300,7 +300,7 @@ def _parse_head(head: bytes, limits: ConnectionLimits, *, is_probe: bool) -> tup
     if head.translate(None, _TEXT) != b"\r\n" * (len(lines) - 1):
         return None
     headers: HeaderList = []
-    length, hosts = None, 0
+    length = None
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
@@ -314,13 +314,9 @@ def _parse_head(head: bytes, limits: ConnectionLimits, *, is_probe: bool) -> tup
             value = value.lower()
             if value != b"keep-alive" and not (is_probe and value == b"close"):
                 return None
-        elif name == b"host":
-            hosts += 1
-            if hosts > 1 or value.translate(None, _HOST):
-                return None
+        elif name == b"host" and value.translate(None, _HOST):
+            return None
         headers.append((name, value))
-    if not hosts:
-        return None
     if is_probe and length is None:
         length = 0
     return None if length is None else (headers, length)
