@@ -40,6 +40,12 @@ def source_tags(ids: CustomerIds) -> list[str]:
     return [source_tag(kind, normalize_identifier(kind, value)) for kind, value in given]
 
 
+def names_several(ids: CustomerIds) -> bool:
+    """Whether there is more than one identifier, so that statements of several sources are linked."""
+    given = (ids.user_id, ids.loyalty_card, ids.email, ids.phone, ids.anonymous_id, ids.device_id)
+    return len(given) - given.count(None) > 1
+
+
 def source_tag(kind: IdKind, value: str) -> str:
     """Returns the tag under which statements of one identifier are stored."""
     return blake2b(f"{kind}:{value}".encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()

@@ -136,6 +136,9 @@ def _join_identifiers(
     first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules, now: float
 ) -> ResolvedIdentity:
     """Returns the customer of `first`, joined with those of `others` that may be, and those that stay apart."""
+    if not others and not first.frozen:  # as in most requests
+        profile = new_profile(first.name, rules, now) if first.profile is None else first.profile
+        return ResolvedIdentity(name=first.name, profile=add_identifiers(profile, (first.name,)), base=first.profile)
     target, sources, bindings = _target(first, others, rules)
     base, key = target.profile, target.name.key
     joining = _Joining(

@@ -24,6 +24,7 @@ from engine.customers.model.consent_sums import (
     link_sources,
     merge_consents,
     merge_traits,
+    names_several,
     record_consent,
     record_summed_trait,
     source_tags,
@@ -88,9 +89,9 @@ class EventFamily:
 
 def apply_event(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Profile:
     """Returns the profile after `event` at `time` (s since 1970). The caller has ruled out duplicates."""
-    ids = source_tags(customer_ids(event))
-    if len(ids) > 1:
-        profile = link_sources(profile, ids, time)
+    ids = customer_ids(event)
+    if names_several(ids):
+        profile = link_sources(profile, source_tags(ids), time)
     for family in FAMILIES:
         if family.takes(event) and (changes := family.apply(profile, event, time, rules)):
             profile = replace(profile, **changes)
