@@ -21,11 +21,12 @@ import numpy as np
 
 from policies.batches import Floats
 
-_LEAST_VARIANCE = 1e-10
-"""The least mean square: below it a regressor is constant, and its variance would be rounding errors."""
+_LEAST_VARIANCE, _ROUNDING = 1e-13, 1e-16
+"""The variance relative to the mean square, at least and per observation, up to which a regressor is constant: sums of
+a constant have rounding errors that grow with their number."""
 _LEAST_ALIKE, _MOST_ALIKE = 1 / 400, 9.0
 """The variances, relative to the median, between which regressors may have one unit."""
-_LEAST_CHANGE = 1e-5
+_LEAST_CHANGE = 1e-6
 """Relative to a constant regressor: the deviation by which it has begun to vary."""
 
 
@@ -64,7 +65,7 @@ class Scaling:
             return None
         square, mean = np.maximum(np.diag(gram)[:-1], 0) / weight, gram[-1, :-1] / weight
         variance = square - mean**2
-        varies = variance > _LEAST_VARIANCE * square
+        varies = variance > max(_LEAST_VARIANCE, _ROUNDING * weight) * square
         constants = np.flatnonzero(~varies & (mean != 0))
         gain = np.zeros(mean.size)
         if not constants.size:
