@@ -18,7 +18,7 @@ from engine.analysis.design.log_times import SECOND
 from engine.analysis.measure.columns import check_numbers
 from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, has_files, load_daily
 from engine.analysis.measure.daily.ordered import OrderedDays, find_last_event
-from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, WITHOUT_CUSTOMERS, daily_table
+from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, daily_table
 from engine.analysis.measure.text_tables import plain_text_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import DuckDB, ibis_table
@@ -61,7 +61,9 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
 MEMORY: Final = "1200MB"
 STORED: Final = frozenset(("decisions", "exposures"))
 """Tables of the log of which only some columns are read, which are stored by day too."""
-ORDER_COLUMNS: Final = ("customer", "time", "event", "channel", "revenue", "given_back", "row")
+ORDER_COLUMNS: Final = ("customer", "time", "event", "channel", "revenue", "given_back", "row", "place")
+_COMPUTED: Final = {"place": "properties ->> '$.store' AS place"}
+"""SQL of the columns that are no columns of events."""
 EVENT_WITH_ORDER: Final[Mapping[str, str]] = {
     "day": "string",
     "message_id": "string",
@@ -73,6 +75,7 @@ EVENT_WITH_ORDER: Final[Mapping[str, str]] = {
     "revenue": "float64",
     "properties": "string",
     "order_id": "string",
+    "place": "string",
     "given_back": "float64",
     "row": "string",
 }
@@ -127,7 +130,7 @@ class EventSource:
 
     @cached_property
     def orders(self) -> ir.Table:
-        """One row per order after refunds: `customer, time, revenue, channel, is_order`, in a temporary table.
+        """One row per order after refunds: `customer, row, time, revenue, channel, place, is_order`, in a table.
 
         An order is dated by its first message, which came as it was placed; `order_completed` may follow days later.
         A refund without an order is a row too, with a negative revenue and no `is_order` (see `engine.orders`).
@@ -139,10 +142,13 @@ class EventSource:
         rows = events.group_by("customer", "row").aggregate(
             time=events["time"].min(where=placed).fill_null(events["time"].max()),
             channel=events["channel"].argmin(events["time"], where=placed),
+            place=events["place"].argmin(events["time"], where=placed),
             **net.per_order(events),
         )
         counted = rows.select(
-            "customer", "time", "channel", revenue=net.per_row(rows), is_order=net.is_counted(rows).fill_null(False)
+            *("customer", "row", "time", "channel", "place"),
+            revenue=net.per_row(rows),
+            is_order=net.is_counted(rows).fill_null(False),
         )
         return self.keep("orders", counted.filter(counted["is_order"] | (counted["revenue"] != 0.0)))
 
@@ -230,7 +236,8 @@ class EventSource:
         own = columns if self.daily is None else ("day", *columns)
         listed = f"WHERE event IN ({', '.join(map(text_literal, sorted(names)))})"
         read = "{rows}" if self.daily is not None else f"({compile_sql(self.events, 'duckdb')})"
-        rows = f"SELECT {', '.join(own)} FROM {with_orders(f'(FROM {read} {listed})')}"  # names of ours # nosec B608
+        chosen = ", ".join(_COMPUTED.get(column, column) for column in own)
+        rows = f"SELECT {chosen} FROM {with_orders(f'(FROM {read} {listed})')}"  # names of ours # nosec B608
         if self.daily is not None:
             place = self._daily_name(name, rows)
         else:
@@ -251,7 +258,7 @@ class EventSource:
             self.load_ordered(daily_table(name), place)
         else:
             select, table = "SELECT * FROM {rows}", daily_table(name, order_sql)
-            merges = None if name in WITHOUT_CUSTOMERS else self._merged_customers(store, self.log_dir)
+            merges = self._merged_customers(store, self.log_dir)
             if merges is not None:
                 select = (
                     "SELECT found.* REPLACE (coalesce(became.customer, found.customer) AS customer) "

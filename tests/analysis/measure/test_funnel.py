@@ -103,6 +103,29 @@ def test_journeys_end_with_an_order_or_a_pause(tmp_path: Path) -> None:
     assert shifted.peaks[0].hour == 21
 
 
+def test_an_order_of_several_messages_ends_one_journey(tmp_path: Path) -> None:
+    header, plain, both = "customer,time,event,channel,amount,order_id,store", [], []
+    for n in range(40):
+        day = 1 + n % 20
+        plain += [
+            f"c{n},2026-01-{day:02}T10:00:00,view,web,,,",
+            f"c{n},2026-01-{day:02}T11:00:00,order_placed,web,30,o{n},",
+        ]
+        both.append(f"c{n},2026-01-{day:02}T11:00:09,order_placed,web,30,o{n},")  # it came twice
+        both.append(f"c{n},2026-01-{day + 3:02}T11:00:00,order_completed,store,30,o{n},")
+        if n % 2:
+            plain.append(f"c{n},2026-01-{day + 3:02}T09:00:00,help,app,,,")
+    plain += ["z,2026-03-01,view,web,,,", *(f"c{n},2026-02-01,refund,web,{5 + 25 * (n < 3)},o{n}," for n in range(10))]
+    found = []
+    for name, rows in (("plain.csv", plain), ("both.csv", both + plain)):
+        (tmp_path / name).write_text("\n".join([header, *rows]))
+        found.append(measure_journeys(EventSource(files=(str(tmp_path / name),))))
+    assert found[0].journeys == 61
+    assert found[0] == found[1]
+    assert sum(row.orders for row in found[1].ends) == sum(row.orders for row in found[1].peaks) == 37
+    assert sum(row.revenue for row in found[1].ends) == pytest.approx(37 * 30 - 7 * 5)
+
+
 def test_a_step_that_never_occurs_is_named(tmp_path: Path) -> None:
     source = write(tmp_path / "t.csv", [f"c{n},2026-01-01,{step},web," for n in range(12) for step in STEPS])
     assert "'purchse' never occurs; did you mean 'purchase'?" in measure_funnel(source, ["view", "purchse"]).sentence

@@ -92,7 +92,7 @@ class Receiver:
 
 
 def live_a_day(receiver: Receiver, chance: random.Random, today: int) -> None:
-    """Visits and orders, some of them late, refunds of older orders, and visitors who turn out to be customers."""
+    """Visits and orders, some late or in several messages, refunds, and visitors who turn out to be customers."""
     start = today * DAY
     for number in range(25):
         visitor, known = f"v{today}-{number}", f"c{chance.randrange(150)}"
@@ -108,6 +108,13 @@ def live_a_day(receiver: Receiver, chance: random.Random, today: int) -> None:
             happened = at - chance.randrange(1, today * DAY)
             receiver.add(known, chance.choice(STEPS), max(happened, 0), at, order_id=f"late{today}-{number}", amount=9)
             receiver.add(f"c{chance.randrange(150)}", "refund", at, at, order_id=f"m{chance.randrange(300)}", amount=3)
+        if number % 4 == 0:  # an order of two messages, days apart, the first of which may come twice
+            buyer = f"c{7 * number}"
+            for again in range(1 + number % 8 // 4):
+                receiver.add(buyer, "order_placed", at, at + again, order_id=f"two{today}-{number}", amount=20)
+            for before in (1, 2):
+                order = f"two{today - before}-{number}"
+                receiver.add(buyer, "order_completed", at + before, at + before, order_id=order, amount=25)
         if number % 5 == 0 and today:
             earlier = f"v{chance.randrange(today)}-{chance.randrange(25)}"
             receiver.add(known, "$merge", at, at, **{"from": earlier, "into": known})
@@ -116,6 +123,12 @@ def live_a_day(receiver: Receiver, chance: random.Random, today: int) -> None:
 def bases(log: Path) -> set[str]:
     """The files with the rows of all customers, of each table that is stored by customer."""
     return {path.name for path in (log / PARTIALS_FOLDER).rglob("*-base-*.parquet")}
+
+
+def names_stored(log: Path) -> set[str]:
+    """The customers that the stored statistics name."""
+    files = [path for path in (log / PARTIALS_FOLDER).rglob("*.parquet") if "customer" in pq.read_schema(path).names]
+    return {name for path in files for name in pq.read_table(path, columns=["customer"])["customer"].to_pylist()}
 
 
 def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path) -> None:
@@ -129,6 +142,7 @@ def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path
             folder.rename(aside / table / folder.name)
     receiver = Receiver(log, chance)
     first: set[str] = set()
+    gone: set[str] = set()
     for today in range(DAYS - 4, DAYS):
         for table, folders in days.items():
             (aside / table / folders[today].name).rename(folders[today])
@@ -136,10 +150,13 @@ def test_refreshes_over_random_days_give_what_the_whole_log_gives(tmp_path: Path
         receiver.add("c1", "page_view", (today + 1) * DAY - 1, (today + 1) * DAY - 1)  # both readings have one end
         receiver.write()
         if today == DAYS - 2:
-            assert delete_rows(log, [f"c{chance.randrange(CUSTOMERS)}" for _ in range(3)]) > 0
+            gone = {f"c{chance.randrange(150)}" for _ in range(3)}
+            assert gone & names_stored(log)
+            assert delete_rows(log, sorted(gone)) > 0
         every = today in (DAYS - 4, DAYS - 1)  # so that the days between are late ones for what is stored of them
         fresh, whole = (answers(log, every=every, whole=one) for one in (False, True))
         assert fresh.keys() == whole.keys()
         first = first or bases(log)
         assert today != DAYS - 3 or first <= bases(log)  # only those who changed were computed again
         assert [name for name in fresh if not same(fresh[name], whole[name])] == []
+        assert today != DAYS - 2 or not gone & names_stored(log)

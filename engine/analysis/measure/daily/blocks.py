@@ -33,7 +33,7 @@ from engine.settings import PARTIALS_FOLDER
 if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
-LAYOUT: Final = 6
+LAYOUT: Final = 7
 """The version of the tables' meaning; tables of another one are not read."""
 ITEM_TABLES: Final = frozenset(("decisions", "exposures"))
 """Tables of the log with a row per item of a list."""

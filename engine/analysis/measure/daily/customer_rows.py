@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 LOGGED: Final = frozenset(("decisions", "exposures"))
 YOUNG_DAYS: Final = 3
-STRETCH: Final = "customer, first, time, event, started, finished, orders, revenue"
+STRETCH: Final = "customer, first, time, event, started, finished, orders, revenue, order_row"
 MOST_CHANGED: Final = 0.5
 """The share of customers from which on all are computed."""
 _TOUCHED: Final = """
@@ -71,7 +71,8 @@ _NO_MERGES: Final = "(SELECT '' AS old, '' AS customer, TIMESTAMPTZ '1970-01-01 
 class CustomerTable:
     """A table with a `customer`: SQL over those of `{decisions}`, `{exposures}` and `{orders}` that it reads.
 
-    Or over `{stretches}`; then it has a row for each of them, with the columns `STRETCH`.
+    Or over `{stretches}`; then it has a row for each of them, with the columns `STRETCH`. A row that differs from its
+    stretch, or lacks, only costs that its customer is computed again when the day changes.
     """
 
     label: str

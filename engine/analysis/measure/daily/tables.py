@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.daily.blocks import ITEM_TABLES, DailyTable
 from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, text_literal
+from engine.analysis.sources.orders import with_orders
 from engine.analysis.values.json_fields import json_number_sql
 from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 
@@ -38,6 +39,8 @@ SELECT day, customer, time, decision_id, event, channel,
 FROM {{rows}} WHERE decision_id IS NOT NULL OR contains(properties, '"cost"') OR contains(properties, '"category"')
 """  # nosec B608
 # A stretch is a customer's events of a day up to an order or the day's end; readers join those of several days.
+# Each message of an order ends one, with the order's identity and the event before: which message was the first takes
+# the days before.
 # Events at one moment have the order of a hash, so that every reading of them gives the same stretches.
 _SEEN = f"""
 WITH seen AS (
@@ -45,6 +48,19 @@ WITH seen AS (
         coalesce(TRY_CAST(revenue AS DOUBLE), 0) AS revenue,
         CAST(time AS HUGEINT) * 1048576 + hash(event, channel) % 1048576 AS place
     FROM {{rows}} WHERE event NOT IN ({_NOT_VISITS}) AND NOT starts_with(event, '$')
+)
+"""  # nosec B608
+# Orders are read apart, so that the properties of other events are not.
+_SEEN_WITH_ORDERS = f"""
+WITH seen AS (
+    SELECT day, customer, time, event, coalesce(channel, 'unknown') AS channel, false AS orders,
+        CAST(0 AS DOUBLE) AS revenue, CAST(NULL AS VARCHAR) AS order_row,
+        CAST(time AS HUGEINT) * 1048576 + hash(event, channel) % 1048576 AS place
+    FROM {{rows}} WHERE event NOT IN ({_NOT_VISITS}, {_PLACED}) AND NOT starts_with(event, '$')
+    UNION ALL SELECT day, customer, time, event, coalesce(channel, 'unknown'), true,
+        coalesce(TRY_CAST(revenue AS DOUBLE), 0), "row",
+        CAST(time AS HUGEINT) * 1048576 + hash(event, channel) % 1048576
+    FROM {with_orders(f"(FROM {{rows}} WHERE event IN ({_PLACED}))")}
 )
 """  # nosec B608
 _ENDS = """
@@ -61,22 +77,26 @@ _NUMBERED = """
 )
 """
 _OF_PARTS = f"""
-SELECT day, customer, {_ENDS}, bool_or(orders) AS orders, coalesce(sum(revenue) FILTER (orders), 0) AS revenue
+SELECT day, customer, {_ENDS}, bool_or(orders) AS orders, coalesce(sum(revenue) FILTER (orders), 0) AS revenue,
+    max(order_row) AS order_row, arg_max(event, place) FILTER (NOT orders) AS event_before,
+    arg_max(channel, place) FILTER (NOT orders) AS channel_before, max(time) FILTER (NOT orders) AS time_before
 FROM numbered GROUP BY day, customer, part
 """  # nosec B608
+# Moves to an order are those of its stretch, as it may be a later message.
 _MOVES_OF_PARTS = """
 SELECT day, channel, following, count(*) AS n FROM (
-    SELECT day, channel, lead(channel) OVER steps AS following
+    SELECT day, channel, CASE WHEN NOT lead(orders) OVER steps THEN lead(channel) OVER steps END AS following
     FROM numbered WINDOW steps AS (PARTITION BY day, customer, part ORDER BY place)
 ) WHERE following IS NOT NULL GROUP BY ALL
 """
 # Most customers order nothing on most days: such a day is one stretch, which needs no sorting of its events.
 _STRETCHES = (
-    _SEEN
+    _SEEN_WITH_ORDERS
     + ", ordered AS (SELECT DISTINCT day, customer FROM seen WHERE orders)"  # nosec B608 (statements consist of constants)
     + _NUMBERED.format(gap=_NO_GAP, found="seen SEMI JOIN ordered USING (day, customer)")
     + f"""
-SELECT day, customer, {_ENDS}, false AS orders, CAST(0 AS DOUBLE) AS revenue
+SELECT day, customer, {_ENDS}, false AS orders, CAST(0 AS DOUBLE) AS revenue, NULL AS order_row,
+    NULL AS event_before, NULL AS channel_before, NULL AS time_before
 FROM seen GROUP BY day, customer HAVING NOT bool_or(orders)
 UNION ALL {_OF_PARTS}
 """  # nosec B608
@@ -90,7 +110,8 @@ _MOVES = (
         bool_or(orders) OR min(channel) <> max(channel) AS is_mixed
     FROM seen GROUP BY ALL
 ), steps AS (
-    SELECT day, channel, CASE WHEN NOT lag(orders) OVER moves THEN lag(channel) OVER moves END AS before
+    SELECT day, channel,
+        CASE WHEN NOT orders AND NOT lag(orders) OVER moves THEN lag(channel) OVER moves END AS before
     FROM seen SEMI JOIN (SELECT day, customer FROM days WHERE is_mixed) USING (day, customer)
     WINDOW moves AS (PARTITION BY day, customer ORDER BY place)
 )
@@ -100,11 +121,6 @@ SELECT day, channel, following, CAST(sum(n) AS BIGINT) AS n FROM (
 ) GROUP BY ALL
 """
 )
-_DEMAND = f"""
-SELECT day, coalesce(channel, 'unknown') AS channel, coalesce(properties ->> '$.store', '') AS place,
-    time // 3600000000 AS hour, count(*) AS n
-FROM {{rows}} WHERE event IN ({_PLACED}) GROUP BY ALL
-"""  # nosec B608
 _MERGES = f"""
 SELECT day, properties ->> '$.from' AS old, properties ->> '$.into' AS target, received FROM {{rows}}
 WHERE event = {text_literal(MERGED)}
@@ -122,18 +138,15 @@ EVENT_TABLES: Final[Mapping[str, str]] = {
     "responses": _RESPONSES,
     "stretches": _STRETCHES,
     "moves": _MOVES,
-    "demand": _DEMAND,
 }
 """Tables of events: SQL with `{rows}`."""
-WITHOUT_CUSTOMERS: Final = frozenset(("demand",))
-"""Counts that name no customer, so a merge of two customers does not change them."""
 ORDERED: Final = frozenset(("visits", "motives", "stretches", "moves"))
 """Tables of days on which events happened, of one person together (see `daily.ordered`)."""
 
 
 def short_gap_tables(gap: str) -> Mapping[str, str]:
     """The stretches and moves for a gap of less than a day, which also splits events within a day."""
-    parts = _SEEN + _NUMBERED.format(gap=gap, found="seen")
+    parts = _SEEN_WITH_ORDERS + _NUMBERED.format(gap=gap, found="seen")
     return {"stretches": parts + _OF_PARTS, "moves": parts + _MOVES_OF_PARTS}
 
 

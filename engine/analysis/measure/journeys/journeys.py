@@ -28,30 +28,45 @@ _LIMITS = [
     "A customer without an identifier counts as a new one on each channel, so continuity is at least as shown.",
 ]
 # A stretch ends with an order or the day; a journey is the stretches up to an order or a longer pause than the gap.
+# An order may have several messages, `order_placed` and `order_completed` days later: only the first of them counts.
+# The others are no events of the customer, so that their stretch ends with the event before, if there is one.
 _JOURNEYS = """
-WITH begun AS (
+WITH repeated AS (
+    SELECT customer, order_row FROM {stretches} WHERE orders GROUP BY ALL HAVING count(*) > 1
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY customer, order_row ORDER BY time, first, event, finished) AS message
+    FROM {stretches} SEMI JOIN repeated USING (customer, order_row)
+), counted AS (
+    SELECT * FROM {stretches} ANTI JOIN repeated USING (customer, order_row)
+    UNION ALL BY NAME SELECT * EXCLUDE (message) FROM ranked WHERE message = 1
+    UNION ALL BY NAME SELECT * EXCLUDE (message) REPLACE (
+        false AS orders, 0.0 AS revenue, NULL AS order_row, event_before AS event, channel_before AS finished,
+        time_before AS time
+    ) FROM ranked WHERE message > 1 AND time_before IS NOT NULL
+), begun AS (
     SELECT *, coalesce(lag(orders) OVER moves OR first - lag(time) OVER moves > {gap}, true) AS begins,
         coalesce(orders OR lead(first) OVER moves - time > {gap}, true) AS ends, lead(started) OVER moves AS later
-    FROM {stretches} WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
+    FROM counted WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
 )
 SELECT customer, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS journey, first, time, event, started, finished,
-    orders, revenue, begins, CASE WHEN NOT ends THEN later END AS following, ends
+    orders, revenue, order_row, channel_before, begins, CASE WHEN NOT ends THEN later END AS following, ends
 FROM begun WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
 """
 _TRANSITIONS = """
 SELECT channel, following, sum(n) FROM (
     SELECT channel, following, n FROM {found}
     UNION ALL SELECT finished, following, 1 FROM joined WHERE following IS NOT NULL
+    UNION ALL SELECT channel_before, finished, 1 FROM joined WHERE orders AND channel_before IS NOT NULL
 ) GROUP BY ALL ORDER BY 3 DESC, 1, 2
 """
 _ENDS = """
 WITH journeys AS (
     SELECT customer, journey, arg_min(started, first) FILTER (begins) AS started,
-        max(finished) FILTER (ends) AS finished, max(orders) AS ordered, sum(revenue) AS revenue
+        max(finished) FILTER (ends) AS finished, max(order_row) AS "row"
     FROM joined GROUP BY ALL
 )
-SELECT started, finished, count(*), count(*) FILTER (ordered), coalesce(sum(revenue), 0)
-FROM journeys GROUP BY ALL ORDER BY 4 DESC, 3 DESC, 1, 2
+SELECT started, finished, count(*), count(*) FILTER (is_order), coalesce(sum(revenue) FILTER (is_order), 0)
+FROM journeys LEFT JOIN {orders} USING (customer, "row") GROUP BY ALL ORDER BY 4 DESC, 3 DESC, 1, 2
 """
 # A journey that is still open, whose gap is not over, has not stopped.
 _STOPS = """
@@ -61,7 +76,10 @@ WITH stopped AS (
 ), seen AS (SELECT event, coalesce(channel, 'unknown') AS channel, sum(n) AS n FROM {visits} GROUP BY ALL)
 SELECT event, channel, stopped, n FROM stopped JOIN seen USING (event, channel) ORDER BY 3 DESC, 1, 2
 """
-_DEMAND = "SELECT channel, place, hour, sum(n) FROM {demand} GROUP BY ALL"
+_DEMAND = """
+SELECT coalesce(channel, 'unknown'), coalesce(place, ''), time // 3600000000, count(*)
+FROM {orders} WHERE is_order GROUP BY ALL
+"""
 _DAY = 86_400_000_000
 
 
