@@ -79,7 +79,7 @@ def test_a_feature_as_far_from_zero_as_a_timestamp_is_learnt_from(kind: str) -> 
     far = taught(kind, np.column_stack([np.ones(120), 3e7 + 30.0 * feature(120)]))
     for value in (-0.9, 0.1, 0.8):
         ours, theirs = plain.probabilities([1.0, value]), far.probabilities([1.0, 3e7 + 30.0 * value])
-        assert theirs == pytest.approx(ours, abs=0.02)
+        assert theirs == pytest.approx(ours, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", CONTEXTUAL)
