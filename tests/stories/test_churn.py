@@ -3,11 +3,10 @@
 import threading
 from typing import Any
 
-import redis
-
 from engine.catalog import load_plan
 from engine.learn import learn
 from engine.snapshots.publish import STORED_VERSIONS
+from tests.store import open_store
 
 SHOP = {
     "offers": {
@@ -49,7 +48,7 @@ def lasting(shop: Any) -> dict[str, int]:
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
     shop.collect()
     sizes = {b"hash": "HLEN", b"stream": "XLEN", b"set": "SCARD", b"zset": "ZCARD", b"string": "STRLEN"}
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         kept = [key for key in client.scan_iter() if client.pttl(key) < 0]
         return {key.decode(): client.execute_command(sizes[client.type(key)], key) for key in kept}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from engine import keyspace
+from tests.store import open_store
 from tests.stories.test_coupons import SHOP, counts, fill, shown
 from tests.verbs import run_verb
 
@@ -21,7 +21,7 @@ def shop_with(**limits: Any) -> dict[str, Any]:
 
 def spent(shop: Any) -> Decimal:
     """What the live counter of the offer's budget has spent."""
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         return Decimal(int(client.hget(keyspace.pool("budget", "welcome"), "spent") or 0)) / 10_000
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from engine import keyspace
+from tests.store import open_store
 
 SHOP: dict[str, Any] = {
     "offers": {
@@ -162,7 +162,7 @@ def test_an_erasure_deletes_whose_code_it_was_and_nobody_gets_it_again(open_shop
     shop = open_shop(SHOP)
     fill(shop, tmp_path, 2)
     assert shown(shop, user_id="ada")["coupon"] == "CODE-0"
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         owners = [key for key in client.hkeys(keyspace.coupons("welcome")[0]) if key.startswith(b"w:")]
         assert len(owners) == 1
         assert shop.client().delete("/v1/profiles/ada").status_code == 200

@@ -3,14 +3,15 @@
 from typing import Any
 
 import duckdb
-import redis
+
+from tests.store import open_store
 
 SHOP = {"offers": {"a": {}}, "placements": {"hero": {"offers": ["a"]}}}
 
 
 def damage(url: str, name: bytes) -> None:
     """Cut the stored value of a customer off."""
-    with redis.Redis.from_url(url) as client:
+    with open_store(url) as client:
         for key in client.keys("cp:{*}"):
             value = client.get(key) if client.type(key) == b"string" else None
             if value is not None and value[:1] == b"P" and name in value:

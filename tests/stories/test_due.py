@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-import redis
 import time_machine
 import yaml
 from msgspec.structs import replace
@@ -19,6 +18,7 @@ from engine.due.index import SHARDS
 from engine.due.sends import Send
 from engine.journal.records import AnyRecord, DecisionRecord, ExposureRecord, decode
 from engine.journal.spool import spool
+from tests.store import open_store
 
 MONDAY = datetime(2026, 11, 30, 9, 30, tzinfo=UTC)
 PEOPLE = [f"u-{n:02}" for n in range(40)]
@@ -235,7 +235,7 @@ def test_a_running_lease_stands_and_one_that_was_lost_uses_up_no_cap(open_shop: 
             "campaigns": [campaign],
         }
     )
-    store = redis.Redis.from_url(shop.settings.redis)
+    store = open_store(shop.settings.redis)
 
     def bring_forward() -> None:
         members = store.zrange(keyspace.due("email"), 0, -1)
@@ -268,7 +268,7 @@ def test_a_running_lease_stands_and_one_that_was_lost_uses_up_no_cap(open_shop: 
 def test_customers_are_listed_only_for_a_plan_that_sends_and_then_all(open_shop: Any) -> None:
     daily = WEEKLY | {"channels": WEEKLY["channels"][:1], "schedule": {"days": list(WEEKDAYS), "at": ["00:00"]}}
     shop = open_shop(SHOP | {"channels": {"email": {"outbound": True}}, "campaigns": [daily]}, workers=1)
-    store = redis.Redis.from_url(shop.settings.redis)
+    store = open_store(shop.settings.redis)
     file = shop.settings.experiments / "campaigns.yaml"
 
     def wait_for_plan(campaigns: list[Any]) -> None:

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 from msgspec.structs import replace
 
@@ -16,6 +15,7 @@ from engine.claims.requirements import claim_id
 from engine.customer import CustomerIds
 from engine.customers.store import ProfileStore
 from engine.erasure.profiles import SECOND_SWEEP_SECONDS, erase_profile, finish_erasures
+from tests.store import open_store
 
 HAMBURG = {"key": "hamburg", "latitude": 53.55, "longitude": 9.99}
 SHOP: dict[str, Any] = {
@@ -47,7 +47,7 @@ def erase(shop: Any, who: str) -> None:
 
 def on_hold(shop: Any, kind: str, name: str) -> tuple[float, float, int]:
     """The amounts on hold and spent, and the number of claims in the index of holds."""
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         held, spent = client.hmget(keyspace.pool(kind, name), "held", "spent")
         return int(held or 0) / 10_000, int(spent or 0) / 10_000, client.zcard(keyspace.pool_holds(kind, name))
 

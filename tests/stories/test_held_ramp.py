@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 import yaml
 
@@ -22,6 +21,7 @@ from engine.catalog.check.load import load_specs
 from engine.cli import app
 from engine.keyspace import PAUSED_EXPERIMENTS
 from engine.supervise.loop import supervise
+from tests.store import open_store
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 WORTH = 50.0
@@ -143,7 +143,7 @@ def test_a_harm_is_stopped_within_its_budget_and_people_are_told(
                 break
         assert stopped
         assert new * 0.5 * WORTH <= budget
-        with redis.Redis.from_url(shop.settings.redis) as client:
+        with open_store(shop.settings.redis) as client:
             assert json.loads(client.hget(PAUSED_EXPERIMENTS, RULE))["by"] == "ramp"
         answers = {"assigned"}
         while answers != {"default"}:  # until both servers have read it
@@ -154,7 +154,7 @@ def test_a_harm_is_stopped_within_its_budget_and_people_are_told(
                 for n in range(20)
             }
         assert look(shop) == []  # stopped stays stopped
-        with redis.Redis.from_url(shop.settings.redis) as client:
+        with open_store(shop.settings.redis) as client:
             client.hdel(PAUSED_EXPERIMENTS, RULE)  # a person resumes it
         assert [one.title for one in look(shop)] == [f"{RULE}: at 0.5 of its audience"]
         assert look(shop) == []  # the harm of before does not count again

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-import redis
 
 from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
@@ -19,6 +18,7 @@ from engine.customers.model.events import Accepted, Event
 from engine.customers.redis.pipeline import Argument, RedisPipeline, RedisReply, Script, connect_store
 from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
+from tests.store import open_store
 
 SHOP = {
     "offers": {"deal": {}},
@@ -122,7 +122,7 @@ def test_a_server_that_starts_finishes_what_another_died_in(open_shop: Any, redi
         await asyncio.gather(store.close(), dying.close())
 
     asyncio.run(die())
-    with redis.Redis.from_url(redis_url) as client:
+    with open_store(redis_url) as client:
         assert client.hlen("cp:merges") == 1
         shop = open_shop(SHOP)
         deadline = time.monotonic() + 20
@@ -208,6 +208,6 @@ def test_an_erased_customer_leaves_no_name_whatever_comes_late(open_shop: Any) -
     assert told.status_code == 404, told.text
     places = [path.read_bytes() for path in shop.settings.log.rglob("*.parquet")]
     assert not any(value.encode() in place for place in places for value in who.values())
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         kept = [client.dump(key) or b"" for key in client.scan_iter()]
     assert not any(value.encode() in blob for blob in kept for value in who.values())

@@ -10,10 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 
 from engine import keyspace
+from tests.store import open_store
 
 COSTS = {"web": Decimal("0.1"), "email": Decimal("0.37")}
 SHOP: dict[str, Any] = {
@@ -50,7 +50,7 @@ def ledger(shop: Any) -> dict[str, Any]:
 def live(shop: Any, offer: str, now: float) -> tuple[Decimal, Decimal]:
     """What the live counter of a budget has spent and holds at a time."""
     key = keyspace.pool("budget", offer)
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         spent = Decimal(int(client.hget(key, "spent") or 0)) / 10_000
         claims = client.zrangebyscore(keyspace.pool_holds("budget", offer), f"({now}", "+inf")
         held = [client.hget(key, b"h:" + claim) for claim in claims]

@@ -4,8 +4,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import redis
 import time_machine
+
+from tests.store import open_store
 
 START = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
@@ -98,7 +99,7 @@ def test_export_and_erasure_reach_every_browser_that_ever_was_the_customers(open
     for name in ("u-1", "a-0", "a-60"):
         assert shop.client().get(f"/v1/profiles/{name}/export").status_code == 404
         assert shop.tell("view", **{"user_id" if name == "u-1" else "anonymous_id": name}) == "rejected"
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         assert not [key for key in client.scan_iter() if key.endswith((b":ids", b":orders", b":seen", b":caps"))]
 
 
@@ -151,7 +152,7 @@ def test_a_redemption_of_a_decision_that_is_not_stored_any_more_must_name_its_of
         first, second = (shop.decide("web", "hero", **ids)["decision_id"] for _ in range(2))
         assert shop.tell("redemption", decision_id=first, **ids) == "accepted"
         assert shop.tell("redemption", decision_id=second, **ids) == "rejected"
-    with redis.Redis.from_url(shop.settings.redis) as client:  # the store's clock does not travel
+    with open_store(shop.settings.redis) as client:  # the store's clock does not travel
         client.delete(*client.scan_iter("cp:{d:*"))
     with time_machine.travel(START + timedelta(days=2), tick=True):
         item = {"type": "track", "event": "redemption", "message_id": "late", "decision_id": second, **ids}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 
 from engine import keyspace
+from tests.store import open_store
 from tests.stories.conftest import write_shop
 from tests.stories.test_ledger import ledger
 from tests.verbs import run_verb
@@ -31,7 +31,7 @@ def gifts(shop: Any, names: list[str]) -> int:
 
 
 def spent(shop: Any, period: str) -> Decimal:
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         key = keyspace.pool("budget", f"gift@{period}" if period else "gift")
         return Decimal(int(client.hget(key, "spent") or 0)) / 10_000
 
@@ -168,6 +168,6 @@ def test_an_id_of_another_system_counts_in_the_period_of_today(open_shop: Any, f
         properties = {"revenue": 9.0, "order_id": "o1", "offer": "gift"}
         for event in ("redemption", "purchase", "refund"):
             assert shop.tell(event, user_id="ada", decision_id=foreign, properties=properties) == "accepted"
-        with redis.Redis.from_url(shop.settings.redis) as client:
+        with open_store(shop.settings.redis) as client:
             pools = {key.decode() for key in client.scan_iter("cp:{budget:gift@*")}
         assert {key for key in pools if "2027-03-15" not in key} == set()

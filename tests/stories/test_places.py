@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import httpx
 import pytest
-import redis
 import time_machine
 
 from engine import keyspace
@@ -22,6 +21,7 @@ from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import collect
 from engine.settings import Settings
 from tests.faults.soak.proxy import serving
+from tests.store import open_store
 from tests.stories.conftest import Shop, worker, write_shop
 from tests.stories.test_due_lost_reply import LostReply
 
@@ -91,7 +91,7 @@ def test_a_kettle_that_nobody_collects_returns_to_the_shelf_and_a_late_pick_up_c
     answer_at(shop, user_id="bo", context=ALTONA)
     assert left(shop, "KETTLE", HAMBURG) == 0
     pending = keyspace.pending_decision(kept["decision_id"])
-    with redis.Redis.from_url(shop.settings.redis) as client:  # a decision without a hold is remembered for a day
+    with open_store(shop.settings.redis) as client:  # a decision without a hold is remembered for a day
         assert client.ttl(pending) > 2 * DAY
     with time_machine.travel(time.time() + 1.5 * DAY, tick=True) as clock:
         sold = {"revenue": 40.0, "order_id": "o-1"}

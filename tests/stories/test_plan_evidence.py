@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 import yaml
 
@@ -20,6 +19,7 @@ from engine.cli.design.power_days import report_days
 from engine.errors import BadInput
 from engine.settings import Settings
 from engine.snapshots.publish import publish_ramp_position
+from tests.store import open_store
 
 VARIANTS = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
 ANALYSIS = {"method": "fixed", "min_days": 1}
@@ -91,7 +91,7 @@ def check_untraced(evidence: dict[str, Any], new: Path, log: Path) -> None:
 
 def test_a_change_is_shown_with_the_people_it_drops(open_shop: Any, tmp_path: Path, plan: Callable[..., str]) -> None:
     shop = open_shop(SHOP)
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         publish_ramp_position(client, "banner#everyone", 1.0)
     traits = {"tags": ["regular"], "plan": "pro"}
     known = [{"type": "identify", "message_id": f"i{n}", "user_id": f"u{n}", "traits": traits} for n in range(90)]

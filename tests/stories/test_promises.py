@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 
+from tests.store import open_store
 from tests.verbs import run_verb
 
 SHOP = {
@@ -129,7 +129,7 @@ def digest(shop: Any) -> str:
     Not of the spools, whose segments come and go: what is written there comes into the store's streams.
     """
     found = hashlib.sha256()
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         for key in sorted(client.scan_iter()):
             found.update(key + (client.dump(key) or b""))
     for path in sorted(shop.settings.data.rglob("*")):

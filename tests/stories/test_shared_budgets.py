@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 import yaml
 
 from engine import keyspace
 from engine.catalog import load_plan
 from engine.errors import CatalogError
+from tests.store import open_store
 from tests.stories.conftest import write_shop
 from tests.stories.test_ledger import ledger
 from tests.verbs import run_verb
@@ -45,7 +45,7 @@ def spend(shop: Any, names: list[str]) -> float:
 
 def gone(shop: Any, period: str = "") -> Decimal:
     """What the store has as spent and reserved."""
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         key = keyspace.pool("budget", f"spring@{period}" if period else "spring")
         return sum((Decimal(int(client.hget(key, name) or 0)) / 10_000 for name in ("spent", "held")), Decimal(0))
 

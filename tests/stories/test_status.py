@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import redis
 import time_machine
 
 from engine.cli import app
 from engine.snapshots.publish import open_breaker, publish_ramp_position
+from tests.store import open_store
 
 CLICK = {"primary": "click"}
 VARIANTS = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
@@ -63,7 +63,7 @@ def test_status_shows_every_experiment_flag_and_placement_in_a_line(open_shop: A
         keys = ["steps", "banner.v1", "checkout.v2"]
         shop.decide("web", "hero", experiments=keys, context={"country": "DE"}, user_id=f"u{n}", expose=n % 2 == 0)
     shop.collect()
-    with redis.Redis.from_url(shop.settings.redis) as client:
+    with open_store(shop.settings.redis) as client:
         publish_ramp_position(client, "checkout.v2#de", 0.5)
         open_breaker(client, "hero", "clicks fell")
     shop.client().post("/v1/experiments/steps/pause", json={"reason": "too slow"})

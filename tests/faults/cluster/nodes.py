@@ -19,8 +19,8 @@ _START_SECONDS = 60.0
 class ClusterNodes:
     """The nodes; the first three begin as primaries, each of the others is a replica of one of them."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, place: Path, node_timeout: int = NODE_TIMEOUT) -> None:
+        self._place, self._node_timeout = place, node_timeout
         self.ports = free_ports(2 * PRIMARIES)
         self._processes = {port: self._start(port) for port in self.ports}
         try:
@@ -67,7 +67,7 @@ class ClusterNodes:
         folder = self._place / f"node-{port}"
         folder.mkdir(parents=True, exist_ok=True)
         options = ["--port", str(port), "--dir", str(folder), "--cluster-enabled", "yes", "--appendonly", "yes"]
-        options += ["--cluster-node-timeout", str(NODE_TIMEOUT), "--maxmemory-policy", "noeviction", "--save", ""]
+        options += ["--cluster-node-timeout", str(self._node_timeout), "--maxmemory-policy", "noeviction", "--save", ""]
         return subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
 
     def _join(self) -> None:
