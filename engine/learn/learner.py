@@ -18,7 +18,7 @@ import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -31,14 +31,7 @@ from engine.learn.early_arrivals import EarlyArrivals, load_batch
 from engine.learn.guarding.breaker import Breaker, guardrail_tests, trip_event
 from engine.learn.guarding.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.join import Join
-from engine.learn.merge_streams import (
-    Stamped,
-    StreamMerger,
-    Taken,
-    drop_erased,
-    report_lost,
-    starting_progress,
-)
+from engine.learn.merge_streams import Stamped, StreamMerger, Taken, drop_erased, report_lost, starting_progress
 from engine.learn.outbox import FAILED, FailedRecord, Outbox, quarantine_failed
 from engine.learn.partitions import combine
 from engine.learn.partitions.leases import PartitionLeases
@@ -85,6 +78,7 @@ class Learner:
         self._state = State(state_path(settings.data, owned))
         self._data = settings.data
         self._client = stream.connect_stream(settings.redis)
+        self._may_publish: Callable[[], bool] = lambda: True  # with leases, whether it still has them
         self._pending = PendingStore(self._state.db)
         self._outbox = Outbox(self._state.db, self._state.id)
         self._time = self._state.time()
@@ -137,7 +131,9 @@ class Learner:
 
     def leases(self, client: stream.StreamClient) -> PartitionLeases:
         """The leases without which this learner must not step."""
-        return PartitionLeases(client, self._state.id, self._share.partitions)
+        leases = PartitionLeases(client, self._state.id, self._share.partitions)
+        self._may_publish = leases.hold
+        return leases
 
     def erase_announced(self) -> None:
         """Delete erased customers from the files of this folder; a learner that waits for its leases does so too.
@@ -178,6 +174,8 @@ class Learner:
             self._process_taken(taken, aside)
         self._is_committed &= not busy
         with store_errors("publishing"):
+            if not self._may_publish():
+                return False
             published = self._publish(force=not busy, hasty=now is None)
             self._commit()
             if not self._share.is_all:
@@ -199,6 +197,8 @@ class Learner:
         if self._reader is None or self._state.is_lost:
             return
         with store_errors("publishing before the end"):
+            if not self._may_publish():
+                return
             self._publish(force=True, hasty=True)
             self._commit()
             if not self._share.is_all:

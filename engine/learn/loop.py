@@ -9,7 +9,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -106,12 +106,14 @@ def _run(
     learner, client = Learner(settings, owned), stream.connect_stream(settings.redis)
     leases = learner.leases(client)
     drain: Drain | None = None
+    renewing = ExitStack()
     wait, outage = INTERVAL, LogOnce("learning waits", "learning continues")
     thresholds = gc.get_threshold()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         if not _await_leases(learner, leases, stop, is_patient=clock is not None):
             return True
+        renewing.enter_context(leases.renewing(renewing.enter_context(stream.connect_stream(settings.redis))))
         drain = Drain(settings, client, "shipped") if clock is None else None
         while not stop.is_set():
             try:
@@ -138,6 +140,7 @@ def _run(
         return True
     finally:
         gc.set_threshold(*thresholds)
+        renewing.close()
         if drain is not None:
             drain.close()
         with suppress(RedisError):  # they end by themselves

@@ -2,7 +2,9 @@
 
 import random
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -47,6 +49,13 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     for key, values in one.items():
         for name, value in values.items():
             np.testing.assert_allclose(other[key][name], value, rtol=0, atol=1e-9)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_reward_after_login_counts_whoever_learns_the_known_customer(shop: Any) -> None:
@@ -122,18 +131,60 @@ def test_streams_retain_what_either_learner_has_not_read_and_no_more(shop: Any) 
 def test_a_learner_waits_for_the_lease_of_another_machine_and_continues_from_its_policies(shop: Any) -> None:
     shop.send(*shop.shown("d0", 0), shop.event("click", 5, decision="d0"))
     shop.learn()
-    other = PartitionLeases(shop.client, "elsewhere", [1], seconds=0.5)
+    other = PartitionLeases(shop.client, "elsewhere", [1], seconds=600)
     assert other.hold()
     assert not PartitionLeases(shop.client, "here", [0, 1]).hold()
     assert PartitionLeases(shop.client, "here", [0]).hold()  # what was refused as a whole left nothing behind
     assert PartitionLeases(shop.client, "here", [0]).hold(), "a learner goes on with its file at once"
     shop.client.delete(keyspace.partition_lease(0))
     shop.send(*shop.shown("d1", 60, arm="b"), shop.event("click", 65, decision="d1"))
+    settings = msgspec.structs.replace(shop.settings, data=shop.settings.data.with_name("there"))
+    plan, stop = shop.plan, threading.Event()
+    waiter = threading.Thread(target=learn, args=(settings, lambda: plan, stop))
     with capture_logs() as lines:
-        shop.learn_in(shop.settings.data.with_name("there"), shop.plan)
-    assert lines[0]["event"] == "another learner has a lease on the partitions; waiting to take over"
+        waiter.start()
+        try:
+            wait_until(lambda: bool(lines))
+            assert lines[0]["event"] == "another learner has a lease on the partitions; waiting to take over"
+            assert shop.learnt().statistics["total"].tolist() == [1, 0, 0]
+            other.release()
+            shop.pass_time(2 * HOUR)
+            wait_until(lambda: shop.learnt().statistics["total"].tolist() == [1, 1, 0])
+        finally:
+            stop.set()
+            waiter.join()
     assert shop.learnt().statistics["total"].tolist() == [1, 1, 0]
     assert not shop.client.exists(*map(keyspace.partition_lease, (0, 1))), "a learner that ends gives its leases back"
+
+
+def test_leases_are_renewed_while_a_batch_takes_long(shop: Any) -> None:
+    leases, key = PartitionLeases(shop.client, "here", [0], seconds=5.0), keyspace.partition_lease(0)
+    assert leases.hold()
+    with stream.connect_stream(shop.settings.redis) as client, leases.renewing(client):
+        shop.client.pexpire(key, 600_000)
+        wait_until(lambda: 0 < shop.client.pttl(key) <= 5000)  # set again by nobody but the thread
+        assert not leases.is_lost
+    assert leases.hold()
+
+
+def test_a_learner_whose_lease_another_got_in_a_batch_publishes_nothing(shop: Any) -> None:
+    shop.send(*shop.shown("d0", 0), shop.event("click", 5, decision="d0"))
+    shop.pass_time(2 * HOUR)
+    with closing(Learner(shop.settings)) as learner:
+        leases = learner.leases(shop.client)
+        assert leases.hold()
+        with stream.connect_stream(shop.settings.redis) as client, leases.renewing(client):
+            shop.client.set(keyspace.partition_lease(0), "elsewhere")  # as after a lease that ended meanwhile
+            wait_until(lambda: leases.is_lost)
+        assert not learner.step(shop.plan, None)
+        learner.publish_last()
+        assert not shop.published()
+        assert not shop.rewards()
+        shop.client.delete(keyspace.partition_lease(0))
+        assert not leases.hold(), "what the other learnt is not known here"
+    learn_all(shop, None)
+    assert shop.learnt().statistics["total"].tolist() == [1, 0, 0]
+    assert shop.rewards() == [("d0", "hero", 1.0)]
 
 
 def test_learning_once_ends_where_a_lease_outlives_a_killed_learner(shop: Any) -> None:
