@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-tables calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak cluster upgrade audit sbom infra due fuzz schemathesis skew bench-lists obd cdnow replay size lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-tables calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak cluster cluster-stories upgrade audit sbom infra due fuzz schemathesis skew bench-lists obd cdnow replay size lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -170,6 +170,9 @@ soak: .venv/dev.stamp ## mixed load with a random fault every minute, and a ledg
 
 cluster: .venv/dev.stamp ## a cluster of six nodes, of which a primary is killed, a learner and a collector too: two minutes
 	$(BIN)/python -m tests.faults.cluster.cluster
+
+cluster-stories: .venv/dev.stamp ## the stories, on a cluster of six nodes: six minutes
+	TEST_CLUSTER=1 $(BIN)/python -m pytest tests/stories -n 2
 
 FROM ?= HEAD~1
 upgrade: .venv/dev.stamp ## replace every process of the commit FROM by one of this, under load: a minute

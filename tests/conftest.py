@@ -67,7 +67,13 @@ def redis_url(request: pytest.FixtureRequest) -> str:
         url: str = request.getfixturevalue("six_node_url")
         empty_store(url)
         return url
-    valkey: embedded.Embedded = request.getfixturevalue("valkey")
+    single_url: str = request.getfixturevalue("single_url")
+    return single_url
+
+
+@pytest.fixture
+def single_url(valkey: embedded.Embedded) -> str:
+    """An empty store of one server, for tests of one connection."""
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
         client.config_set("maxmemory-policy", "noeviction")

@@ -48,9 +48,9 @@ class LostReply(TcpProxy):
         back.close()
 
 
-def test_a_claim_whose_reply_is_lost_is_released_and_the_message_sent(redis_url: str, tmp_path: Path) -> None:
+def test_a_claim_whose_reply_is_lost_is_released_and_the_message_sent(single_url: str, tmp_path: Path) -> None:
     folder = write_shop(tmp_path / "experiments", SHOP)
-    proxy = LostReply(redis_url)
+    proxy = LostReply(single_url)
     with serving(proxy):
         settings = Settings(redis=proxy.url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
         with worker(settings) as base, httpx.Client(base_url=base, timeout=120) as client:

@@ -321,8 +321,8 @@ def test_an_answer_after_any_number_of_refusals_promises_only_what_is_reserved(o
         assert {sku: levels[sku] - remains[sku] for sku in RARE} == {sku: total[sku] for sku in RARE}, trial
 
 
-def test_levels_set_before_the_store_went_away_are_named_and_recorded(redis_url: str, tmp_path: Path) -> None:
-    folder, proxy = write_shop(tmp_path / "experiments", SHOP), LostReply(redis_url)
+def test_levels_set_before_the_store_went_away_are_named_and_recorded(single_url: str, tmp_path: Path) -> None:
+    folder, proxy = write_shop(tmp_path / "experiments", SHOP), LostReply(single_url)
     with serving(proxy):
         settings = Settings(redis=proxy.url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
         with worker(settings) as base, httpx.Client(base_url=base, timeout=120) as client:
