@@ -68,6 +68,29 @@ def test_scores_have_the_published_intervals(tmp_path: Path) -> None:
     assert (wilson.low, wilson.high) == pytest.approx((0.5958, 0.9821), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("pleased", "answers", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+@pytest.mark.parametrize(("question", "best", "other"), [("csat", (4, 5), 3), ("ces", (5, 7), 4)])
+def test_top_boxes_have_the_published_intervals(
+    tmp_path: Path,
+    question: str,
+    best: tuple[int, int],
+    other: int,
+    pleased: int,
+    answers: int,
+    low: float,
+    high: float,
+) -> None:
+    """Newcombe 1998, table I, method 3: Wilson's intervals of the share of the best answers."""
+    rows = [str(best[n % 2] if n < pleased else other - n % 2) for n in range(answers)]
+    row = measure_satisfaction(write(tmp_path / "t.csv", question, rows)).scores[0]
+    assert isinstance(row.score, ShareEstimate)
+    assert (row.score.low, row.score.high) == pytest.approx((low, high), abs=6e-5)
+    assert row.score.estimate == pytest.approx(pleased / answers)
+
+
 @pytest.mark.parametrize(("answer", "shown"), [("10", 100.0), ("0", -100.0), ("7", 0.0)])
 @pytest.mark.parametrize("count", [5, 50, 500])
 def test_equal_answers_have_their_score_and_no_interval_of_the_mean(

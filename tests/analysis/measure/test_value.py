@@ -46,6 +46,13 @@ def test_models_of_cdnow_have_the_published_parameters() -> None:
     assert first["p_alive"] == pytest.approx(0.7266, abs=1e-3)
 
 
+def test_orders_of_cdnow_have_the_published_expected_worth() -> None:
+    """The documentation of lifetimes: the first two customers with orders, and all those without."""
+    theta = np.log([6.2488, 3.7446, 15.4477])
+    found = expected_order_worth(theta, np.array([2.0, 1.0, 0.0]), np.array([22.35, 11.77, 0.0]))
+    assert found == pytest.approx([24.6586, 18.9115, 35.1710], abs=2e-3)
+
+
 @needs_cdnow
 def test_orders_are_summarized_as_cdnows_authors_did() -> None:
     source = EventSource(files=(str(CDNOW / "CDNOW_master.txt"),))

@@ -70,7 +70,7 @@ def test_value_is_a_metric_of_experiments(write_log: Callable[..., Path], gain: 
     assert (effect.low > 0) == is_found
     assert effect.estimate == pytest.approx(rows["new"].value - rows["control"].value)
     assert isinstance(report.cost, NotEstimable)
-    with pytest.raises(BadInput, match="other: nobody in "):
+    with pytest.raises(BadInput, match="other: no customer in "):
         measure_clv(source, ClvOptions(experiment="other"))
 
 
