@@ -73,21 +73,11 @@ def shop(unit: float = 1.0, zero: float = 0.0, constant: float | None = None) ->
 
 
 @pytest.mark.parametrize("kind", CONTEXTUAL)
-def test_a_feature_as_far_from_zero_as_a_timestamp_is_learnt_from(kind: str) -> None:
-    """Minutes since 1970 within an hour: the spread is a millionth of the value."""
-    plain = taught(kind, np.column_stack([np.ones(120), feature(120)]))
-    far = taught(kind, np.column_stack([np.ones(120), 3e7 + 30.0 * feature(120)]))
-    for value in (-0.9, 0.1, 0.8):
-        ours, theirs = plain.probabilities([1.0, value]), far.probabilities([1.0, 3e7 + 30.0 * value])
-        assert theirs == pytest.approx(ours, abs=0.05)
-
-
-@pytest.mark.parametrize("kind", CONTEXTUAL)
 def test_regret_does_not_depend_on_the_scale_of_a_feature(kind: str) -> None:
-    shops = (shop(), shop(unit=2000.0), shop(zero=3.0), shop(constant=7.0))
+    shops = (shop(), shop(unit=2000.0), shop(zero=3.0), shop(zero=30_000.0), shop(constant=7.0))
     regrets = [play(policies.make_policy(kind, ARMS, one.x.shape[1]), one).regret.sum() for one in shops]
     uniform = play(policies.make_policy("uniform", ARMS), shop()).regret.sum()
-    assert regrets == pytest.approx([regrets[0]] * 4, rel=0.1)
+    assert regrets == pytest.approx([regrets[0]] * len(shops), rel=0.1)
     assert regrets[0] < 0.6 * uniform
 
 
