@@ -17,9 +17,9 @@ from typing import Final
 from engine.customer import Order
 
 ORDER_ID_FIELDS: Final = ("order_id", "order")
-"""The properties that may name an order; the first that an event has counts."""
+"""The properties that may name an order; the first that an event has counts, null apart."""
 AMOUNT_FIELDS: Final = ("amount", "revenue")
-"""The properties that may state a refund's amount; the first that an event has counts."""
+"""The properties that may state a refund's amount; the first that an event has counts, null apart."""
 SPACES: Final = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
@@ -32,8 +32,8 @@ CENTS: Final = 4
 def order_id(properties: Mapping[str, object]) -> str:
     """The order that a purchase or refund names; empty if it names none."""
     for field in ORDER_ID_FIELDS:
-        if field in properties:
-            named = properties[field]
+        named = properties.get(field)
+        if named is not None:
             is_id = isinstance(named, str | int) and not isinstance(named, bool)
             return str(named).strip(SPACES) if is_id else ""
     return ""
@@ -42,8 +42,8 @@ def order_id(properties: Mapping[str, object]) -> str:
 def refund_amount(properties: Mapping[str, object]) -> float | None:
     """The amount of a refund, at least 0; None if it states none, which is a refund of the whole order."""
     for field in AMOUNT_FIELDS:
-        if field in properties:
-            stated = properties[field]
+        stated = properties.get(field)
+        if stated is not None:
             if isinstance(stated, bool) or not isinstance(stated, int | float):
                 return None
             return abs(float(stated))

@@ -68,7 +68,8 @@ def net_of(messages: Sequence[Mapping[str, Any]]) -> float:
     alone = 0.0
     for message in {message["message_id"]: message for message in messages}.values():
         properties = message["properties"]
-        order = str(properties.get("order_id", properties.get("order", "")))
+        given = {name: value for name, value in properties.items() if value is not None}
+        order = str(given.get("order_id", given.get("order", "")))
         if message["event"] in PURCHASES:
             if not order:
                 alone += properties["revenue"]
@@ -76,7 +77,7 @@ def net_of(messages: Sequence[Mapping[str, Any]]) -> float:
                 revenue = properties.get("revenue", 0.0)
                 stated[order] = max(stated.get(order, (False, "", 0.0)), (revenue != 0, message["timestamp"], revenue))
         else:
-            amount = properties.get("amount", properties.get("revenue"))
+            amount = given.get("amount", given.get("revenue"))
             if not order:
                 alone -= amount
             elif amount is None:
@@ -102,6 +103,7 @@ def live(chance: random.Random, customer: Customer, begin: float) -> None:
     for number, decision in enumerate(customer.decisions or [None] * chance.randint(1, 3)):
         first = len(made)
         key = {chance.choice(["order_id", "order"]): chance.choice([f"{customer.key}/{number}", number + 1001])}
+        key = {**chance.choice([{}, {"order_id": None}]), **key}
         # Of several orders each must say once whose it is; the only one of a customer is that of the only decision.
         for at in range(chance.choice([0, 1, 1, 1, 2, 3])):
             is_named = (at == 0 and len(customer.decisions) > 1) or chance.random() < 0.6
@@ -112,6 +114,7 @@ def live(chance: random.Random, customer: Customer, begin: float) -> None:
             )
         for _ in range(chance.choice([0, 0, 0, 1, 1, 2])):
             part = {chance.choice(["amount", "revenue"]): float(chance.randint(1, 20))}
+            part = {**chance.choice([{}, {"amount": None}]), **part}
             is_named = chance.random() < 0.2
             add(
                 chance.choice(REFUNDS),

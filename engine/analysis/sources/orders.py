@@ -72,11 +72,11 @@ def _parsed(name: str, asked: str, fields: Sequence[str]) -> list[str]:
 
 
 def _first_stated(name: str, kinds: Sequence[str], value: str, rest: tuple[str, int]) -> str:
-    """The first `value` present in `_parsed`, null if its type is not in `kinds`; else the rest."""
+    """The first `value` in `_parsed` other than a JSON null, null if its type is not in `kinds`; else the rest."""
     known, (found, fields) = ", ".join(map(text_literal, kinds)), rest
     for at in range(fields, 0, -1):
         text = f"CASE WHEN {name}_kinds[{at}] IN ({known}) THEN {value.format(f'{name}_texts[{at}]')} END"
-        found = f"CASE WHEN {name}_kinds[{at}] IS NOT NULL THEN {text} ELSE {found} END"
+        found = f"CASE WHEN {name}_kinds[{at}] <> 'NULL' THEN {text} ELSE {found} END"
     return found
 
 
