@@ -12,7 +12,7 @@ SHOP = {"offers": {"a": {}}, "placements": {"hero": {"offers": ["a"]}}}
 def damage(url: str, name: bytes) -> None:
     """Cut the stored value of a customer off."""
     with open_store(url) as client:
-        for key in client.keys("cp:{*}"):
+        for key in client.scan_iter("cp:{*}"):
             value = client.get(key) if client.type(key) == b"string" else None
             if value is not None and value[:1] == b"P" and name in value:
                 client.set(key, value[:20])
