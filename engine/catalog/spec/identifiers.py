@@ -48,7 +48,10 @@ Placeholders = Collection[str]
 
 
 def placeholder_pattern() -> str:
-    """Returns the pattern of placeholders other than marks, for JSON Schema, which has no case-insensitive flag."""
+    """Returns the pattern of placeholders other than marks, for JSON Schema.
+
+    That has no flag for both cases, and its word characters are those of ASCII for some readers.
+    """
 
     def both_cases(found: re.Match[str]) -> str:
         text = found[0]
@@ -56,17 +59,20 @@ def placeholder_pattern() -> str:
             return f"[{_SMALL_IN_CLASS.sub(lambda one: one[0] if one[1] else one[0] + one[0].upper(), text[1:-1])}]"
         return f"[{text}{text.upper()}]" if text.isalpha() else text
 
-    return _SMALL.sub(both_cases, _PLACEHOLDER)
+    pattern = _SMALL.sub(both_cases, _PLACEHOLDER)
+    return pattern.replace(_MARK, f"[^{name_characters()}0]").replace(r"\w", f"[{word_characters()}0_]")
+
+
+def name_characters() -> str:
+    """Returns the ranges of characters that are no mark and no zero; an identifier has at least one."""
+    return word_characters() + "/\ue000-\uf8ff"
 
 
 @functools.cache
-def name_characters() -> str:
-    """Returns the ranges of characters that are no mark and no zero; an identifier has at least one.
-
-    Written out, since the class of word characters in JSON Schema depends on who reads it.
-    """
+def word_characters() -> str:
+    """Returns the ranges of letters and digits of all scripts, without zero."""
     every = "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
-    runs = re.finditer(r"[^\W_0]+|[/\ue000-\uf8ff]+", every)
+    runs = re.finditer(r"[^\W_0]+", every)
     return "".join(found[0] if len(found[0]) < 3 else f"{found[0][0]}-{found[0][-1]}" for found in runs)
 
 

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.catalog.plan.plan import Plan
-from engine.catalog.spec.identifiers import COUNTRY_CODE_DIGITS, name_characters, placeholder_pattern
+from engine.catalog.spec.identifiers import (
+    COUNTRY_CODE_DIGITS,
+    name_characters,
+    placeholder_pattern,
+    word_characters,
+)
 from engine.customer import KINDS
 
 Node = dict[str, object]
@@ -134,7 +139,7 @@ def _kind_schema(kind: str) -> Node:
     return _SOMEBODY
 
 
-_NO_MAILBOX = r"^(?:[\W_0]*|\s*(?:[uU][nN][dD][eE][fF][iI][nN][eE][dD]|[nN][uU][lL][lL])\s*)@[^@]*$"
+_UNDEFINED, _NULL = "[uU][nN][dD][eE][fF][iI][nN][eE][dD]", "[nN][uU][lL][lL]"
 _ANY_IDENTIFIER: Node = {
     "anyOf": [{"required": [kind], "properties": {kind: _kind_schema(kind)}} for kind in KINDS],
 }
@@ -168,8 +173,8 @@ def components() -> Node:
             "description": "an e-mail address that names a customer, at a domain that is no placeholder",
             "allOf": [
                 _SOMEBODY,
-                {"not": {"pattern": _NO_MAILBOX}},
-                {"not": {"pattern": rf"@(?:[^{name_characters()}.@]*|{placeholder_pattern()})(?:\.[^@]*)?$"}},
+                {"not": {"pattern": rf"^(?:[^{word_characters()}]*|\s*(?:{_UNDEFINED}|{_NULL})\s*)@[^@]*$"}},
+                {"not": {"pattern": rf"@(?=[^@]*$)(?:[^{name_characters()}.]*|{placeholder_pattern()})(?:\.[^@]*)?$"}},
             ],
         },
     }
