@@ -108,6 +108,8 @@ def test_a_decision_of_another_customer_is_a_warning_and_one_of_the_same_is_none
     named = {"event": "purchase", "decision_id": decision_id, "properties": {"revenue": 5}}
     [warning] = send(server, user_id="somebody-else", **named)["warnings"]
     assert "was made for another customer" in warning
+    [warning] = send(server, user_id="somebody-else", **named | {"decision_id": f" {decision_id}"})["warnings"]
+    assert "is not the id of a decision" in warning
     assert "warnings" not in send(server, user_id=None, anonymous_id=visitor, **named)
     send(server, type="identify", user_id=member, anonymous_id=visitor)
     assert "warnings" not in send(server, user_id=member, **named)

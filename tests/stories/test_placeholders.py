@@ -35,6 +35,8 @@ IN_OTHER_SCRIPTS = [
     *("#N/A", "<nil>", "-Infinity", "false", "true", "-1", "0.0", "Anonymous", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"),
     *("0e0", "0.0E+00", "0x0", "0b0", "-0.0e3"),
     *("+49", "+1", "+358", "<id>", "<USER_ID>", "<your card>"),
+    *("+49 ", "'+49'", " -1", " 0e0", "<user_id> ", " {{x}}", "%s ", "null/null", "n / a", "not_set", "not-found"),
+    *("\\N", "Invalid Date"),
 ]
 REAL = [
     *(

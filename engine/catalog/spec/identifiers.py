@@ -20,16 +20,17 @@ from engine.customer import KINDS, CustomerIds, IdKind
 
 _MARK = r"(?:[^\w/\ue000-\uf8ff]|_)"  # a slash, or a character for private use, may be somebody's id
 _WORD = (
-    r"(?:undefined|null|nan|none|nil|void|n[/.]a|object(?: \w+)?|unknown|anonymous|guest|true|false|infinity"
-    r"|not (?:set|available|applicable|provided|found))"
+    r"(?:undefined|null|nan|none|nil|void|n ?[/.] ?a|object(?: \w+)?|unknown|anonymous|guest|true|false|infinity"
+    r"|not[ _-](?:set|available|applicable|provided|found)|invalid date)"
 )
-# Words between marks, the UUID of ones, -1, a country code alone, or the name of a variable that a template did not
-# replace. Zero may be written as `0e0` or `0x0`.
+# Words between marks, the UUID of ones, -1, a country code alone, `\N` of MySQL, or the name of a variable that a
+# template did not replace; with spaces or quotes around it. Zero may be written as `0e0` or `0x0`.
 _PLACEHOLDER = (
-    rf"[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+|{_MARK}*{_WORD}(?:{_MARK}+{_WORD})*{_MARK}*"
+    rf"{_MARK}*{_WORD}(?:(?:{_MARK}|/)+{_WORD})*{_MARK}*"
+    r"|[ '\"]*(?:[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+"
     r"|f{8}(?:-?f{4}){3}-?f{12}|-1(?:\.0)?"
-    r"|\+\d{1,3}|<[a-z_ .]+>"
-    r"|\{\{[\s\S]*\}\}|[$%#@]?\{[^{}]*\}|<%[\s\S]*%>|%[sd@]|\[\[[\s\S]*\]\]"
+    r"|\+\d{1,3}|<[a-z_ .]+>|\\n"
+    r"|\{\{[\s\S]*\}\}|[$%#@]?\{[^{}]*\}|<%[\s\S]*%>|%[sd@]|\[\[[\s\S]*\]\])[ '\"]*"
 )
 # Marks and zeros alone: ``, `-`, `+`, `0`, `000000`, the zero UUID.
 _NOBODY = re.compile(rf"(?:{_MARK}|0)*|{_PLACEHOLDER}", re.IGNORECASE)

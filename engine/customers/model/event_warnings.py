@@ -102,6 +102,11 @@ def unknown_field_warnings(names: Iterable[str]) -> list[str]:
     return [f"{name:.40}: is not a field of an event and was left out{_suggest(name)}" for name in names]
 
 
+def is_decision_id(text: str) -> bool:
+    """Whether a text has the form of a decision id."""
+    return _DECISION_ID.fullmatch(text) is not None
+
+
 def event_warnings(event: Event, channels: Collection[str], rules: ProfileRules = USUAL) -> list[str]:
     """The warnings about an event's parts that are ignored; `channels` are those of the plan."""
     warnings = _name_warnings(event, rules)
@@ -109,7 +114,7 @@ def event_warnings(event: Event, channels: Collection[str], rules: ProfileRules 
         near = get_close_matches(event.channel, channels, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the plan has {', '.join(sorted(channels))}"
         warnings.append(f"channel: {event.channel!r} is not a channel, so no cap or offer of one counts it{hint}")
-    if event.decision_id and not _DECISION_ID.fullmatch(event.decision_id):
+    if event.decision_id and not is_decision_id(event.decision_id):
         warnings.append(
             f"decision_id: {event.decision_id!r:.40} is not the id of a decision, so the event rewards none; "
             "send the decision_id of an answer as it is"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from engine.customer import KINDS
+from engine.customers.model.event_warnings import is_decision_id
 from engine.customers.model.events import Event, EventStatus, customer_ids, ids_with_one
 from engine.customers.store import ProfileStore
 from engine.service.ids import may_be_of
@@ -30,6 +31,7 @@ async def foreign_decision_warnings(
         if isinstance(item, Event)
         and status.status != "rejected"
         and item.decision_id
+        and is_decision_id(item.decision_id)
         and not may_be_of(item.decision_id, customer_ids(item))
     ]
     for start in range(0, len(doubtful), TOGETHER):
