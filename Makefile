@@ -75,8 +75,8 @@ wheels: .venv/fast.stamp ## dist/: a wheel with compiled modules for this machin
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving
 	@$(BIN)/counterpoint demo $(DEMO_ARGS)
 
-test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: thirteen minutes
-	@echo "Running lint, types and every test: about thirteen minutes on two cores. Since $$(date +%H:%M:%S) …"
+test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: fourteen minutes
+	@echo "Running lint, types and every test: about fourteen minutes on two cores. Since $$(date +%H:%M:%S) …"
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory --jobs=2 types unit
 	@echo "Passed at $$(date +%H:%M:%S). \`make test-engines\` adds Spark and ClickHouse (500 MB, needs Java)."
@@ -171,7 +171,7 @@ soak: .venv/dev.stamp ## mixed load with a random fault every minute, and a ledg
 cluster: .venv/dev.stamp ## a cluster of six nodes, of which a primary is killed, a learner and a collector too: two minutes
 	$(BIN)/python -m tests.faults.cluster.cluster
 
-cluster-stories: .venv/dev.stamp ## the stories, on a cluster of six nodes: six minutes
+cluster-stories: .venv/dev.stamp ## the stories, on a cluster of six nodes: ten minutes
 	TEST_CLUSTER=1 $(BIN)/python -m pytest tests/stories -n 2
 
 FROM ?= HEAD~1

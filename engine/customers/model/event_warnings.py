@@ -7,6 +7,7 @@ first events and sees its mistakes while they are cheap.
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -203,14 +204,20 @@ def _property_warnings(event: Event) -> list[str]:
 def _name_warnings(event: Event, rules: ProfileRules) -> list[str]:
     """The warning about a name that nothing reads, and that resembles one with a meaning."""
     name = event.event or ""
-    if event.type == "identify" or name in MEANINGFUL or name in rules.named_events | rules.watched_events:
+    meant = None if event.type == "identify" or name in MEANINGFUL else _meant_event(name)
+    if meant is None or any(
+        name in read for read in (rules.named_events, rules.watched_events, rules.computed.by_event)
+    ):
         return []
-    plain = _plain(name)
-    near = MEANT_EVENTS.get(plain) or next(iter(get_close_matches(plain, _PLAIN_EVENTS, 1, SIMILAR)), None)
-    if name in rules.computed.by_event or near is None:
-        return []
-    meant = _PLAIN_EVENTS.get(near, near)
     return [f"event: {name!r:.60} has no meaning of its own and no metric counts it; did you mean {meant!r}?"]
+
+
+@lru_cache(maxsize=1024)
+def _meant_event(name: str) -> str | None:
+    """The event with a meaning that a name resembles. A shop has few names, and each takes a comparison with all."""
+    plain = _plain(name)
+    [*near] = get_close_matches(plain, _PLAIN_EVENTS, 1, SIMILAR)
+    return MEANT_EVENTS.get(plain) or (_PLAIN_EVENTS[near[0]] if near else None)
 
 
 def _plain(name: str) -> str:
